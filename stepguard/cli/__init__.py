@@ -1,0 +1,1 @@
+"""The ``stepguard`` command: argument parsing and one file a command."""

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stepguard.cli.digits import Digits
+from stepguard.guard import Action, attach
+from stepguard.records import Event, Memory, Reading, Recorder
+
+
+class Spike(NamedTuple):
+    """The learning rate times ``factor``, for ``length`` steps from step ``start`` on (None: to the end)."""
+
+    factor: float = 10_000.0
+    start: int = 50
+    length: int | None = None
+
+    def at(self, step: int) -> float:
+        """What the learning rate is multiplied by at this step."""
+        return self.factor if self.start <= step and (self.length is None or step < self.start + self.length) else 1.0
+
+
+class Run(NamedTuple):
+    """One training run: what is trained, what hits it, what protects it."""
+
+    model: Callable[[], nn.Module]
+    data: Digits
+    seed: int
+    lr: float
+    steps: int
+    batch_size: int | None = None
+    """Samples a step in fresh permutations; None is the full batch."""
+    spike: Spike | None = None
+    clip: float | None = None
+    """Gradient norm to clip at."""
+    action: Action = "observe"
+    target: float = 1.0
+    forward: Callable[[nn.Module], Tensor] | None = None
+    recorders: tuple[Recorder, ...] = ()
+
+
+class Frame(NamedTuple):
+    """What a run looks like after one step; accuracy in percent on the test set, in eval mode."""
+
+    step: int
+    loss: float
+    accuracy: float
+    lr: float
+    reading: Reading | None
+    events: tuple[Event, ...]
+
+
+def train(run: Run) -> Iterator[Frame]:
+    """Train as told, one frame a step.
+
+    The loop is an ordinary one; the guard is its one extra line. Runs that do not clamp are measured
+    all the same, by a guard that only observes.
+    """
+    torch.manual_seed(run.seed)
+    model = run.model()
+    optimizer = torch.optim.Adam(model.parameters(), lr=run.lr)
+    memory = Memory()
+    recorders = (memory, *run.recorders)
+    with attach(
+        model, optimizer, action=run.action, target=run.target, forward=run.forward, recorders=recorders
+    ) as guard:
+        for step, (x, y) in zip(range(run.steps), _batches(run), strict=False):
+            lr = run.lr * (run.spike.at(step) if run.spike else 1.0)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            if run.clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), run.clip)
+            optimizer.step()
+            reading = guard.last if guard.last and guard.last.step == step else None
+            events, memory.events = tuple(memory.events), []
+            yield Frame(step, loss.item(), accuracy(model, run.data), lr, reading, events)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, data: Digits) -> float:
+    """Percent of the test set that is right, in eval mode."""
+    model.eval()
+    right = (model(data.test_x_NP).argmax(-1) == data.test_y_N).float().mean().item()
+    model.train()
+    return 100 * right
+
+
+def _batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
+    x, y = run.data.train_x_NP, run.data.train_y_N
+    if run.batch_size is None:
+        while True:
+            yield x, y
+    order = np.random.default_rng(run.seed + 11)
+    while True:
+        for index in torch.from_numpy(order.permutation(len(x))).split(run.batch_size):
+            yield x[index], y[index]

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+
+def hook_step(
+    optimizer: Optimizer, begin: Callable[[], None], end: Callable[[], None]
+) -> tuple[RemovableHandle, ...]:
+    """Call ``begin`` when gradients are there and nothing has moved, ``end`` when the step is made.
+
+    With a closure (Lightning, LBFGS) the forward and backward passes run inside ``step``, so the
+    closure is wrapped and ``begin`` fires after its first run; without one it fires at once.
+    """
+
+    def before(_: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if not callable(closure):
+            begin()
+            return None
+        ran = False
+
+        def closure_then_begin() -> Any:
+            nonlocal ran
+            loss = closure()
+            if not ran:
+                ran = True
+                begin()
+            return loss
+
+        if len(args) > 1:
+            return (args[0], closure_then_begin, *args[2:]), kwargs
+        return args, {**kwargs, "closure": closure_then_begin}
+
+    def after(_: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        end()
+
+    return optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class Movement:
+    """One optimizer step as a movement of the parameters: theta_old, then u = theta_new - theta_old.
+
+    Two buffers of the parameters' size are kept and used again at every step.
+    """
+
+    def __init__(self) -> None:
+        self.params: list[Tensor] = []
+        self.old: list[Tensor] = []
+        self.update: list[Tensor] = []
+
+    @torch.no_grad()
+    def begin(self, optimizer: Optimizer) -> None:
+        """Keep the parameters as they are before the optimizer moves them."""
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        if not _fits(params, self.params, self.old):
+            self.params = params
+            self.old = [torch.empty_like(p) for p in params]
+            self.update = [torch.empty_like(p) for p in params]
+        torch._foreach_copy_(self.old, self.params)
+
+    @torch.no_grad()
+    def end(self) -> list[float]:
+        """Find the update; return the norm of each parameter's part, with one device sync."""
+        torch._foreach_copy_(self.update, self.params)
+        torch._foreach_sub_(self.update, self.old)
+        norms = torch._foreach_norm(self.update)
+        device = norms[0].device
+        return torch.stack([n.to(device, torch.float64) for n in norms]).tolist()  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def rescale(self, scale: float) -> None:
+        """Put the parameters at theta_old + scale * u; exactly at theta_old for 0."""
+        torch._foreach_copy_(self.params, self.old)
+        if scale != 0:  # 0 * inf and 0 * nan would not be 0
+            torch._foreach_add_(self.params, self.update, alpha=scale)
+
+
+def _fits(params: list[Tensor], kept: list[Tensor], buffers: list[Tensor]) -> bool:
+    return len(params) == len(kept) and all(
+        p is q and p.shape == b.shape and p.dtype == b.dtype and p.device == b.device
+        for p, q, b in zip(params, kept, buffers, strict=True)
+    )

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import distributed
+
+
+def agree(r: float | None, device: torch.device) -> float | None:
+    """One r for all ranks: the largest anywhere, None if any rank could not measure.
+
+    A collective wherever torch.distributed runs more than one process: every rank calls it once a
+    step, whatever happened there.
+    """
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        return r
+    # MAX is not defined for nan, and a nan anywhere must count as unsafe everywhere.
+    value = math.inf if r is None or math.isnan(r) else r
+    message = torch.tensor([value, float(r is None)], dtype=torch.float32, device=device)
+    distributed.all_reduce(message, op=distributed.ReduceOp.MAX)
+    largest, missing = message.tolist()
+    if missing:
+        return None
+    # A rank's own number keeps its float64 digits only where it stands alone.
+    return float(largest)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes."""
+    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from stepguard.probe.logits import class_dimension, find_logits
+from stepguard.probe.random_state import RandomState, device_of, random_state
+
+_FINGERPRINT_SIZE = 256
+
+
+class ModelCall(NamedTuple):
+    """One call of the model by the training step, enough to make it again."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    random: RandomState
+    fingerprint: Tensor
+    autocast: bool
+    class_dim: int
+    error: Exception | None
+
+
+def fingerprint(logits: Tensor) -> Tensor:
+    """A few hundred logits spread over the batch: enough to recognise it, too few to weigh."""
+    flat = logits.detach().reshape(-1)
+    return flat[:: max(1, flat.numel() // _FINGERPRINT_SIZE)].clone()
+
+
+class CallCapture:
+    """Remembers the calls of a model whose logits a backward pass then reached.
+
+    A call is held by a gradient hook on its own logits, so its inputs live exactly as long as the
+    autograd graph does until backward confirms that the loss really used them: an evaluation under
+    grad is forgotten with its graph, and every micro-batch of an accumulated step is kept.
+    """
+
+    def __init__(self, model: nn.Module, pick: Callable[[Any], Tensor] | None):
+        self._model = model
+        self._pick = pick
+        self._class_dim: int | None = None
+        self._random: RandomState | None = None
+        self._paused = False
+        self._depth = 0
+        self.forwards = 0
+        self.calls: list[ModelCall] = []
+        self._handles = (
+            # First of the pre-hooks: the replay runs the others again and must feed them what they were fed.
+            model.register_forward_pre_hook(_ModuleHook(model, self._before), with_kwargs=True, prepend=True),
+            model.register_forward_hook(_ModuleHook(model, self._after), with_kwargs=True),
+        )
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self.calls = []
+
+    def take(self) -> list[ModelCall]:
+        """The calls since the last time, oldest first; they are forgotten here."""
+        calls, self.calls, self.forwards = self.calls, [], 0
+        return calls
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
+    def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self._paused and torch.is_grad_enabled():
+            self._random = random_state(device_of(self._model))
+
+    def _after(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if self._paused or not torch.is_grad_enabled() or self._random is None:
+            return
+        self.forwards += 1
+        drawn, self._random = self._random, None
+        error: Exception | None = None
+        try:
+            logits = (self._pick or find_logits)(output)
+            sample = fingerprint(logits)
+        except Exception as e:  # reported by the guard when the step comes, never raised inside a forward
+            error, logits, sample = e, None, torch.empty(0)
+        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        if any(t.grad_fn is not None for t in inputs):
+            error = error or ValueError(
+                "the model's inputs were computed by other trained parameters, so its logits move by more than its "
+                "own update; attach to the module that holds both"
+            )
+        autocast = torch.is_autocast_enabled(device_of(self._model).type)
+        seen = False
+
+        def reached(gradient: Tensor) -> None:
+            nonlocal seen, error
+            if seen:
+                return
+            seen = True
+            if error is None and self._pick is None and self._class_dim is None:
+                try:
+                    self._class_dim = class_dimension(gradient)
+                except Exception as e:
+                    error = e
+            self.calls.append(ModelCall(args, kwargs, drawn, sample, autocast, self._class_dim or -1, error))
+
+        # With a user's function the logits may be beside the path to the loss: then watch the whole output.
+        watched = [logits] if self._pick is None and logits is not None else tree_leaves(_as_tree(output))
+        for tensor in watched:
+            if isinstance(tensor, Tensor) and tensor.requires_grad:
+                tensor.register_hook(reached)
+
+
+def _as_tree(output: Any) -> Any:
+    return output if isinstance(output, (Tensor, tuple, list, dict)) else vars(output)
+
+
+class _ModuleHook:
+    """A module hook that stays behind when the module is copied or pickled."""
+
+    def __init__(self, model: nn.Module, call: Callable[..., None]):
+        self._model, self._call = model, call
+
+    def __call__(self, module: nn.Module, *args: Any) -> None:
+        if module is self._model:
+            self._call(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_InertHook, ())
+
+
+class _InertHook:
+    def __call__(self, *args: Any) -> None:
+        return None

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Reading(NamedTuple):
+    """What was measured at one optimizer step, and what was done about it. Plain floats, JSON-able.
+
+    Lengths (``tau``, ``rho``) are in the parameters' own unit, the Euclidean norm over everything the
+    optimizer moves; ``r`` and ``scale`` have none. A step that was not finite has ``nan`` for what
+    could not be measured.
+
+    Example:
+        >>> Reading(step=3, r=2.0, tau=4.0, rho=2.0, spread=6.28, scale=0.5, lr=0.1, lr_applied=0.05,
+        ...         target=1.0).breach
+        True
+    """
+
+    step: int
+    """Optimizer steps before this one, from 0."""
+    r: float
+    """Normalized step ratio tau / rho of the update the optimizer asked for."""
+    tau: float
+    """Length of that update."""
+    rho: float
+    """Radius pi / Delta_a along it: the longest reliable step in this direction."""
+    spread: float
+    """Largest spread over the batch of the logits' change by the whole update, in nats (pi * r)."""
+    scale: float
+    """Factor by which the update was multiplied: 1 untouched, 0 withheld."""
+    lr: float
+    """Learning rate asked for, the largest of the parameter groups."""
+    lr_applied: float
+    """``scale * lr``: the rate whose step was really made."""
+    target: float
+    """Limit on r that was in force."""
+    cost_share: float | None = None
+    """stepguard's share of the time since the previous step; None at the first."""
+
+    @property
+    def breach(self) -> bool:
+        """Whether r passed the target. Not a number counts as beyond."""
+        return not self.r <= self.target
+
+    def as_dict(self) -> dict[str, Any]:
+        """Field names to values, for JSON."""
+        return self._asdict()
+
+
+class Event(NamedTuple):
+    """Something that happened at a step and that a person may want to read about.
+
+    ``kind`` is one of ``breach`` (beyond the target and let through, in observe), ``clamp`` (made
+    shorter), ``withheld`` (not finite, not made), ``skipped`` (the optimizer moved nothing) and
+    ``unmeasured`` (training went on without a reading; the message says why).
+    """
+
+    step: int
+    kind: str
+    message: str
+    reading: Reading | None = None
