@@ -1,0 +1,19 @@
+"""One thin file a trainer. ``from stepguard.callbacks import StepGuard`` is Lightning's.
+
+The trainer itself is imported on first use.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stepguard.callbacks.lightning import StepGuard
+
+__all__ = ["StepGuard"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from stepguard.callbacks import lightning
+
+        return getattr(lightning, name)
+    raise AttributeError(f"module 'stepguard.callbacks' has no attribute {name!r}")

@@ -7,9 +7,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 
-def hook_step(
-    optimizer: Optimizer, begin: Callable[[], None], end: Callable[[], None]
-) -> tuple[RemovableHandle, ...]:
+def hook_step(optimizer: Optimizer, begin: Callable[[], None], end: Callable[[], None]) -> tuple[RemovableHandle, ...]:
     """Call ``begin`` when gradients are there and nothing has moved, ``end`` when the step is made.
 
     With a closure (Lightning, LBFGS) the forward and backward passes run inside ``step``, so the

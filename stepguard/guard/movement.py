@@ -33,7 +33,7 @@ class Movement:
         torch._foreach_sub_(self.update, self.old)
         norms = torch._foreach_norm(self.update)
         device = norms[0].device
-        return torch.stack([n.to(device, torch.float64) for n in norms]).tolist()  # type: ignore[no-any-return]
+        return torch.stack([n.to(device, torch.float64) for n in norms]).tolist()
 
     @torch.no_grad()
     def rescale(self, scale: float) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -12,6 +13,10 @@ from stepguard.probe.logits import class_dimension, find_logits
 from stepguard.probe.random_state import RandomState, device_of, random_state
 
 _FINGERPRINT_SIZE = 256
+_FOREIGN_INPUTS = (
+    "The model's inputs were computed by other trained parameters, so its logits move by more than its own update; "
+    "attach to the module that holds both"
+)
 
 
 class ModelCall(NamedTuple):
@@ -24,6 +29,16 @@ class ModelCall(NamedTuple):
     autocast: bool
     class_dim: int
     error: Exception | None
+
+
+class SeenStep(NamedTuple):
+    """What a training step did with the model, and what watching it cost."""
+
+    calls: list[ModelCall]
+    """The calls whose logits a backward pass reached."""
+    forwards: int
+    """All calls under grad."""
+    seconds: float
 
 
 def fingerprint(logits: Tensor) -> Tensor:
@@ -46,9 +61,9 @@ class CallCapture:
         self._class_dim: int | None = None
         self._random: RandomState | None = None
         self._paused = False
-        self._depth = 0
-        self.forwards = 0
-        self.calls: list[ModelCall] = []
+        self._forwards = 0
+        self._calls: list[ModelCall] = []
+        self._seconds = 0.0
         self._handles = (
             # First of the pre-hooks: the replay runs the others again and must feed them what they were fed.
             model.register_forward_pre_hook(_ModuleHook(model, self._before), with_kwargs=True, prepend=True),
@@ -58,12 +73,13 @@ class CallCapture:
     def remove(self) -> None:
         for handle in self._handles:
             handle.remove()
-        self.calls = []
+        self._calls = []
 
-    def take(self) -> list[ModelCall]:
-        """The calls since the last time, oldest first; they are forgotten here."""
-        calls, self.calls, self.forwards = self.calls, [], 0
-        return calls
+    def take(self) -> SeenStep:
+        """What was seen since the last time, oldest call first; it is forgotten here."""
+        seen = SeenStep(self._calls, self._forwards, self._seconds)
+        self._calls, self._forwards, self._seconds = [], 0, 0.0
+        return seen
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -75,49 +91,58 @@ class CallCapture:
 
     def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._paused and torch.is_grad_enabled():
+            started = time.perf_counter()
             self._random = random_state(device_of(self._model))
+            self._seconds += time.perf_counter() - started
 
     def _after(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self._paused or not torch.is_grad_enabled() or self._random is None:
             return
-        self.forwards += 1
-        drawn, self._random = self._random, None
-        error: Exception | None = None
+        started = time.perf_counter()
+        self._forwards += 1
         try:
+            self._watch(args, kwargs, output, self._random)
+        finally:
+            self._random = None
+            self._seconds += time.perf_counter() - started
+
+    def _watch(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, random: RandomState) -> None:
+        """Have the call kept as soon as a gradient reaches its logits."""
+        error: Exception | None = None
+        sample = torch.empty(0)
+        # With a user's function the logits may be beside the path to the loss: then watch the whole output.
+        watched = tree_leaves(_as_tree(output))
+        try:
+            if any(t.grad_fn is not None for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)):
+                raise ValueError(_FOREIGN_INPUTS)
             logits = (self._pick or find_logits)(output)
             sample = fingerprint(logits)
-        except Exception as e:  # reported by the guard when the step comes, never raised inside a forward
-            error, logits, sample = e, None, torch.empty(0)
-        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        if any(t.grad_fn is not None for t in inputs):
-            error = error or ValueError(
-                "the model's inputs were computed by other trained parameters, so its logits move by more than its "
-                "own update; attach to the module that holds both"
-            )
+            if self._pick is None:
+                watched = [logits]
+        except Exception as e:  # the guard reports it when the step comes; a forward must not raise it
+            error = e
         autocast = torch.is_autocast_enabled(device_of(self._model).type)
-        seen = False
+        reached = False
 
-        def reached(gradient: Tensor) -> None:
-            nonlocal seen, error
-            if seen:
+        def keep(gradient: Tensor) -> None:
+            nonlocal reached, error
+            if reached:
                 return
-            seen = True
+            reached = True
             if error is None and self._pick is None and self._class_dim is None:
                 try:
                     self._class_dim = class_dimension(gradient)
                 except Exception as e:
                     error = e
-            self.calls.append(ModelCall(args, kwargs, drawn, sample, autocast, self._class_dim or -1, error))
+            self._calls.append(ModelCall(args, kwargs, random, sample, autocast, self._class_dim or -1, error))
 
-        # With a user's function the logits may be beside the path to the loss: then watch the whole output.
-        watched = [logits] if self._pick is None and logits is not None else tree_leaves(_as_tree(output))
         for tensor in watched:
             if isinstance(tensor, Tensor) and tensor.requires_grad:
-                tensor.register_hook(reached)
+                tensor.register_hook(keep)
 
 
 def _as_tree(output: Any) -> Any:
-    return output if isinstance(output, (Tensor, tuple, list, dict)) else vars(output)
+    return vars(output) if hasattr(output, "__dict__") and not isinstance(output, (Tensor, dict)) else output
 
 
 class _ModuleHook:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable, Mapping
 
 import torch
@@ -9,10 +11,20 @@ from torch.autograd import forward_ad
 Forward = Callable[[dict[str, Tensor]], Tensor]
 
 
+@functools.cache
+def load_forward_mode() -> None:
+    """Have PyTorch load its forward-mode rules now: it does so at first use, slowly and with a deprecation warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with forward_ad.dual_level():
+            forward_ad.make_dual(torch.zeros(()), torch.zeros(()))
+
+
 def logits_and_slopes(
     forward: Forward, params: Mapping[str, Tensor], update: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Logits and their slopes from one forward pass; see :func:`logit_slopes`."""
+    load_forward_mode()
     # Dual tensors under no_grad, not torch.func.jvp: about half its cost, and it also runs train-mode
     # BatchNorm, whose in-place statistics func.jvp refuses.
     with torch.no_grad(), forward_ad.dual_level():

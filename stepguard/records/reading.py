@@ -59,3 +59,18 @@ class Event(NamedTuple):
     kind: str
     message: str
     reading: Reading | None = None
+
+
+def breach_event(reading: Reading) -> Event:
+    """What to tell of a reading beyond its target, from what was done about it."""
+    kind = {0.0: "withheld", 1.0: "breach"}.get(reading.scale, "clamp")
+    done = {
+        "withheld": "not finite, so the step was withheld and the parameters kept",
+        "breach": "observed only, the step was made",
+        "clamp": f"scaled by {reading.scale:.3g}, lr {reading.lr:.3g} -> {reading.lr_applied:.3g}",
+    }[kind]
+    message = (
+        f"step {reading.step}: r = {reading.r:.3g} (target {reading.target:g}), tau = {reading.tau:.3g}, "
+        f"rho = {reading.rho:.3g}: {done}"
+    )
+    return Event(reading.step, kind, message, reading)

@@ -30,6 +30,12 @@ class Memory:
         """Append an event."""
         self.events.append(event)
 
+    def drain(self) -> tuple[list[Reading], list[Event]]:
+        """What has come since the last time, forgotten here."""
+        readings, events = self.readings, self.events
+        self.readings, self.events = [], []
+        return readings, events
+
     def close(self) -> None:
         """Nothing to release."""
 

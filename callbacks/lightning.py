@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from stepguard.guard import Action, Cadence, Guard, check_cadence, check_owned, check_policy
+from stepguard.records import METRICS, Event, Memory, Reading, breach_values, metric_values
+
+
+class StepGuard(Callback):
+    """Measures r at every optimizer step, clamps what is unsafe, and logs it to every logger.
+
+    Logged at the trainer's cadence, and always in ``trainer.callback_metrics``: ``stepguard/r``,
+    ``stepguard/tau``, ``stepguard/rho``, ``stepguard/spread``, ``stepguard/scale``,
+    ``stepguard/lr_applied``, ``stepguard/cost_share``. At every step beyond the target, whatever the
+    cadence: ``stepguard/r_breach`` and, where the logger takes text, ``stepguard/events``.
+
+    Args:
+        action: ``"observe"``, ``"clamp"`` or ``"drive"``; see :func:`stepguard.attach`.
+        target: Limit on r.
+        cadence: ``"auto"``, ``"every"`` or a number of steps.
+        module: Name of the submodule that returns the logits, as in ``"model"`` where
+            ``training_step`` calls ``self.model(x)``; None is the LightningModule itself, ``self(x)``.
+        logits: Function from that module's output to the logits, where they are not found.
+        quantile: Which quantile over the samples counts as the batch's r; 1 is the maximum.
+        strict: Raise when a step cannot be measured, instead of warning once and going on.
+
+    Raises:
+        ValueError: For a setting that makes no sense.
+        MisconfigurationException: At set-up, if ``module`` is not there, or the optimizers cannot be guarded.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[StepGuard(target=0.5)], logger=False, accelerator="cpu")
+    """
+
+    def __init__(
+        self,
+        action: Action = "clamp",
+        target: float = 1.0,
+        cadence: Cadence = "auto",
+        module: str | None = None,
+        logits: Callable[[Any], Tensor] | None = None,
+        quantile: float = 1.0,
+        strict: bool = False,
+    ):
+        check_policy(action, target, quantile)
+        check_cadence(cadence)
+        self._module = module
+        self._settings: dict[str, Any] = {
+            "action": action,
+            "target": target,
+            "cadence": cadence,
+            "logits": logits,
+            "quantile": quantile,
+            "strict": strict,
+        }
+        self._memory = Memory()
+        self._guard: Guard | None = None
+        self._state: dict[str, Any] | None = None
+
+    @property
+    def last(self) -> Reading | None:
+        """The latest reading, or None before the first."""
+        return self._guard.last if self._guard else None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and self._module is not None:
+            self._find(pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if len(trainer.optimizers) != 1:
+            raise MisconfigurationException(
+                f"StepGuard guards one optimizer, this module configured {len(trainer.optimizers)}. In manual "
+                "optimization, call stepguard.attach(model, optimizer) for each instead"
+            )
+        (optimizer,) = trainer.optimizers
+        try:
+            check_owned(pl_module, optimizer)
+        except ValueError as error:
+            raise MisconfigurationException(str(error)) from error
+        self._guard = Guard(self._find(pl_module), optimizer, recorders=[self._memory], **self._settings)
+        if self._state is not None:
+            self._guard.load_state_dict(self._state)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        readings, events = self._memory.drain()
+        # The axis of self.log: optimizer steps before this one.
+        step = trainer.global_step - 1
+        for reading in readings:
+            self._log(trainer, reading, step)
+        for event in events:
+            self._tell(trainer, event, step)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._detach()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        return (self._guard.state_dict() if self._guard else self._state) or {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._state = state_dict or None
+
+    def _find(self, pl_module: LightningModule) -> nn.Module:
+        if self._module is None:
+            return pl_module
+        try:
+            return pl_module.get_submodule(self._module)
+        except AttributeError:
+            names = ", ".join(name for name, _ in pl_module.named_children()) or "none"
+            raise MisconfigurationException(
+                f"StepGuard(module={self._module!r}): {type(pl_module).__name__} has no such submodule; "
+                f"its children are {names}"
+            ) from None
+
+    def _detach(self) -> None:
+        if self._guard:
+            self._state = self._guard.state_dict()
+            self._guard.detach()
+            self._guard = None
+
+    def _log(self, trainer: Trainer, reading: Reading, step: int) -> None:
+        values = metric_values(reading)
+        trainer.callback_metrics.update({m.key(): torch.tensor(values[m.key()]) for m in METRICS if m.key() in values})
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by the logger connector
+        due = every > 0 and (step + 1) % every == 0
+        for logger in trainer.loggers:
+            separator = logger.group_separator
+            if due:
+                logger.log_metrics(metric_values(reading, separator), step=step)
+            elif reading.breach:
+                logger.log_metrics(breach_values(reading, separator), step=step)
+
+    def _tell(self, trainer: Trainer, event: Event, step: int) -> None:
+        if not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
+            add_text = getattr(getattr(logger, "experiment", None), "add_text", None)
+            if callable(add_text):
+                add_text(f"stepguard{logger.group_separator}events", event.message, step)

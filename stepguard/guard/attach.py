@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from os import PathLike
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from stepguard.guard.guard import Guard
+from stepguard.guard.policy import Action, Cadence, check_cadence, check_policy
+from stepguard.guard.ranks import is_first
+from stepguard.records import Recorder, TensorBoard
+
+
+def attach(
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    action: Action = "clamp",
+    target: float = 1.0,
+    cadence: Cadence = "auto",
+    logits: Callable[[Any], Tensor] | None = None,
+    forward: Callable[[nn.Module], Tensor] | None = None,
+    quantile: float = 1.0,
+    strict: bool = False,
+    log_dir: str | PathLike[str] | None = None,
+    recorders: Sequence[Recorder] = (),
+) -> Guard:
+    r"""Guard every step of an optimizer, in any training loop, with the loop itself unchanged.
+
+    At each ``optimizer.step()`` the update it really made, u, is measured on the batch that it came
+    from (every call of ``model`` since the last step whose logits the backward pass reached):
+    :math:`r = \max_x \Delta_a(x) / \pi` with the slopes :math:`a = J_z u` taken at the parameters before
+    the step (arXiv 2603.13552).
+
+    Args:
+        model: The module whose forward returns the logits: as a tensor, the first of a tuple, or
+            ``.logits``; ``[N, C]``, ``[N, T, C]`` or ``[N, C, H, W]``.
+        optimizer: Any torch optimizer over this model's parameters.
+        action: ``"observe"`` never changes a step; ``"clamp"`` multiplies the update by
+            min(1, target / r); ``"drive"`` by target / r.
+        target: Limit on r. 1 is the radius itself, smaller is more careful.
+        cadence: ``"auto"`` and ``"every"`` measure every step; a number k every k-th step only, which
+            lets the steps between go unmeasured.
+        logits: Function from the model's output to its logits ``[..., C]``, where they are not found.
+        forward: Function from the model to logits ``[..., C]``, run instead of the batch's own calls,
+            for instance ``lambda m: m(x)`` with a fixed x.
+        quantile: Which quantile over the samples counts as the batch's r; 1 is the maximum.
+        strict: Raise when a step cannot be measured, instead of warning once and going on.
+        log_dir: Folder for TensorBoard; None writes nothing.
+        recorders: Further places to write to, for instance :class:`stepguard.records.Memory`.
+
+    Returns:
+        The guard; ``guard.detach()`` undoes it, and it is a context manager.
+
+    Raises:
+        ValueError: For a setting that makes no sense, or an optimizer whose parameters are not the model's.
+        TypeError: If ``model`` is not a module or ``optimizer`` not a torch optimizer.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(2, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=1e3)
+        >>> with attach(model, optimizer) as guard:
+        ...     loss = torch.nn.functional.cross_entropy(model(torch.eye(2)), torch.tensor([0, 1]))
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> guard.last.r > 1, round(guard.last.r * guard.last.scale, 6)
+        (True, 1.0)
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    inner = getattr(optimizer, "optimizer", None)
+    if isinstance(inner, Optimizer):
+        optimizer = inner  # a trainer's wrapper; the hooks belong on what it wraps
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    if isinstance(model, DistributedDataParallel):
+        model = model.module
+    check_policy(action, target, quantile)
+    check_cadence(cadence)
+    check_owned(model, optimizer)
+    written: list[Recorder] = [TensorBoard(log_dir)] if log_dir is not None and is_first() else []
+    return Guard(
+        model,
+        optimizer,
+        action=action,
+        target=target,
+        cadence=cadence,
+        logits=logits,
+        forward=forward,
+        quantile=quantile,
+        strict=strict,
+        recorders=[*written, *recorders],
+    )
+
+
+def check_owned(model: nn.Module, optimizer: Optimizer) -> None:
+    """Refuse an optimizer that moves anything but the model's parameters.
+
+    Raises:
+        ValueError: Saying how many of its tensors are strangers, and what to try.
+    """
+    own = {id(p) for p in model.parameters()}
+    moved = [p for group in optimizer.param_groups for p in group["params"]]
+    strangers = sum(id(p) not in own for p in moved)
+    if strangers:
+        raise ValueError(
+            f"{strangers} of the optimizer's {len(moved)} tensors are not parameters of this "
+            f"{type(model).__name__}. If the model was copied, rebuilt or moved by FSDP after the optimizer was made, "
+            "make the optimizer again; if the optimizer also trains another module, attach to a module that holds both"
+        )

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+def withhold_gradients(optimizer: Optimizer) -> list[tuple[Tensor, Tensor]]:
+    """Keep gradients from the optimizer if any is not finite: they would spoil its moments for good.
+
+    Optimizers pass over parameters without a gradient, so the step then moves nothing and its state
+    stays sound.
+
+    Returns:
+        What was taken away, for :func:`return_gradients`; empty where all is well.
+    """
+    if getattr(optimizer, "found_inf", None) is not None:
+        return []  # a GradScaler has looked already, and the optimizer heeds it
+    held = [(p, p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    values = [g.coalesce().values() if g.is_sparse else g.detach() for _, g in held]
+    if not values or math.isfinite(_norm(values)) or all(bool(g.isfinite().all()) for g in values):
+        return []
+    for p, _ in held:
+        p.grad = None
+    return held
+
+
+def return_gradients(held: list[tuple[Tensor, Tensor]]) -> None:
+    """Give back what :func:`withhold_gradients` took."""
+    for p, gradient in held:
+        p.grad = gradient
+
+
+def _norm(tensors: list[Tensor]) -> float:
+    # Fast and almost always enough; finite values whose squares overflow are looked at one by one.
+    norms = torch._foreach_norm(tensors)
+    return float(torch.stack([n.to(norms[0].device, torch.float32) for n in norms]).sum())

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from stepguard.geometry import LogitMotion, motion_of
+from stepguard.probe.capture import CallCapture, SeenStep
+from stepguard.probe.replay import Replay
+from stepguard.probe.slopes import load_forward_mode
+
+
+class Probe:
+    """Measures how the logits of a model move along an update, on the batch that training used.
+
+    Args:
+        model: The module whose forward returns the logits.
+        pick: Function from its output to the logits; None finds them.
+        forward: Function from the model to logits, run instead of training's own calls; None replays those.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        pick: Callable[[Any], Tensor] | None = None,
+        forward: Callable[[nn.Module], Tensor] | None = None,
+    ):
+        self._model, self._forward = model, forward
+        load_forward_mode()
+        self._replay = Replay(model, pick)
+        self._capture = None if forward else CallCapture(model, pick)
+
+    def take(self) -> SeenStep:
+        """What was seen since the last time; forgotten here, so that no batch outlives its step."""
+        return self._capture.take() if self._capture else SeenStep([], 0, 0.0)
+
+    def remove(self) -> None:
+        """Take every hook off the model."""
+        if self._capture:
+            self._capture.remove()
+
+    def motions(self, seen: SeenStep, moved: list[tuple[Tensor, Tensor, Tensor]]) -> list[LogitMotion]:
+        """Motion of the logits, one entry for each call of the model.
+
+        Args:
+            seen: From :meth:`take`.
+            moved: Parameter, its value before the step, and its update. Those that are not the model's
+                do not count.
+
+        Raises:
+            Exception: Whatever kept the logits from being found or run again, saying what to try.
+        """
+        name_of = {id(p): name for name, p in self._model.named_parameters()}
+        moved = [m for m in moved if id(m[0]) in name_of]
+        params = {name_of[id(p)]: old for p, old, _ in moved}
+        update = {name_of[id(p)]: u for p, _, u in moved}
+        if self._capture is None:
+            assert self._forward is not None
+            return [motion_of(*self._replay.function(self._forward, params, update))]
+        if not seen.calls:
+            raise ValueError(_no_call(seen.forwards))
+        for call in seen.calls:
+            if call.error:
+                raise call.error
+        with self._capture.paused():
+            return [motion_of(*self._replay.call(call, params, update)) for call in seen.calls]
+
+
+def _no_call(forwards: int) -> str:
+    if forwards:
+        return (
+            "The model was called, but no gradient reached the logits it returned: was the loss computed from them, "
+            "and were labels passed?"
+        )
+    return (
+        "The model was not called under grad since the last step. Attach to the module that the training step calls "
+        "(module= in the Lightning callback), or pass forward=, a function that runs the model on a batch and returns "
+        "its logits"
+    )

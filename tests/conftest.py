@@ -1,0 +1,18 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(7)
+    return torch.randn(6, 12, generator=generator), torch.randint(0, 5, (6,), generator=generator)
