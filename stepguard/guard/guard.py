@@ -18,7 +18,7 @@ from stepguard.guard.hooks import hook_step
 from stepguard.guard.movement import Movement
 from stepguard.guard.policy import Action, Cadence, check_cadence, check_policy, step_scale
 from stepguard.guard.ranks import agree
-from stepguard.probe import Probe, SeenStep
+from stepguard.probe import NOTHING_SEEN, Probe, SeenStep
 from stepguard.records import Event, Reading, Recorder, breach_event
 
 log = logging.getLogger("stepguard")
@@ -56,8 +56,9 @@ class Guard:
         self.step = 0
         self._movement = Movement()
         self._moving = False
+        self._seen = NOTHING_SEEN
         self._held: list[tuple[Tensor, Tensor]] = []
-        self._said: set[str] = set()
+        self._said: set[object] = set()
         self._seconds = 0.0
         self._previous_end: float | None = None
         self._probe = Probe(model, logits, forward)
@@ -91,6 +92,8 @@ class Guard:
 
     def _begin(self) -> None:
         started = time.perf_counter()
+        # The batch is what was seen up to here: LBFGS calls its closure again at other parameters.
+        self._seen = self._probe.take()
         self._moving = False
         if self.step % self._every == 0:
             try:
@@ -104,7 +107,8 @@ class Guard:
 
     def _end(self) -> None:
         started = time.perf_counter()
-        seen = self._probe.take()
+        seen, self._seen = self._seen, NOTHING_SEEN
+        self._probe.take()
         held, self._held = self._held, []
         return_gradients(held)
         try:
@@ -169,7 +173,10 @@ class Guard:
         self._record(Event(self.step, "unmeasured", message))
         if self._strict:
             raise error
-        self._warn_once(reason, f"{message} (said once; the log has every such step)")
+        # Known by the line that raised it: the text may hold numbers that differ at every step.
+        self._warn_once(_origin(error), f"{message} (said once; the log has every such step)")
+        # The frames of a kept traceback would keep the batch alive.
+        error.__traceback__ = None
 
     def _record(self, what: Reading | Event) -> None:
         for recorder in self._recorders:
@@ -184,7 +191,16 @@ class Guard:
                 reason = f"{type(recorder).__name__} could not write ({error}); training goes on without it"
                 self._warn_once(reason, reason)
 
-    def _warn_once(self, key: str, message: str) -> None:
+    def _warn_once(self, key: object, message: str) -> None:
         if key not in self._said:
             self._said.add(key)
             warnings.warn(f"stepguard: {message}", stacklevel=2)
+
+
+def _origin(error: Exception) -> object:
+    trace = error.__traceback__
+    if trace is None:
+        return str(error)
+    while trace.tb_next:
+        trace = trace.tb_next
+    return trace.tb_frame.f_code.co_filename, trace.tb_lineno

@@ -41,6 +41,9 @@ class SeenStep(NamedTuple):
     seconds: float
 
 
+NOTHING_SEEN = SeenStep([], 0, 0.0)
+
+
 def fingerprint(logits: Tensor) -> Tensor:
     """A few hundred logits spread over the batch: enough to recognise it, too few to weigh."""
     flat = logits.detach().reshape(-1)

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from stepguard.geometry import LogitMotion, motion_of
-from stepguard.probe.capture import CallCapture, SeenStep
+from stepguard.probe.capture import NOTHING_SEEN, CallCapture, SeenStep
 from stepguard.probe.replay import Replay
 from stepguard.probe.slopes import load_forward_mode
 
@@ -33,7 +33,7 @@ class Probe:
 
     def take(self) -> SeenStep:
         """What was seen since the last time; forgotten here, so that no batch outlives its step."""
-        return self._capture.take() if self._capture else SeenStep([], 0, 0.0)
+        return self._capture.take() if self._capture else NOTHING_SEEN
 
     def remove(self) -> None:
         """Take every hook off the model."""

@@ -1,0 +1,241 @@
+import math
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import mlp, parameters_of
+from torch import nn
+
+import stepguard
+from stepguard.records import Memory
+
+
+def run(model, optimizer, batches, loss=F.cross_entropy):
+    for x, y in batches:
+        optimizer.zero_grad()
+        loss(model(x), y).backward()
+        optimizer.step()
+
+
+def finite(model):
+    return all(p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("make", [lambda p: torch.optim.Adam(p, 0.01), lambda p: torch.optim.SGD(p, 0.1, momentum=0.9)])
+@pytest.mark.parametrize("action", ["clamp", "drive"])
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_a_poisoned_batch_is_withheld_and_training_goes_on(make, action, poison, batch):
+    x, y = batch
+    bad = x.clone()
+    bad[0, 0] = poison
+    model, memory = mlp(), Memory()
+    optimizer = make(model.parameters())
+    with stepguard.attach(model, optimizer, action=action, recorders=[memory]) as guard:
+        run(model, optimizer, [(x, y)])
+        before = parameters_of(model)
+        run(model, optimizer, [(bad, y)])
+        assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+        assert math.isnan(guard.last.r) and guard.last.scale == 0 and guard.last.lr_applied == 0
+        assert any(p.grad.isnan().any() for p in model.parameters())  # the user's gradients are given back
+        assert [e.kind for e in memory.events if e.step == 1] == ["withheld"]
+        run(model, optimizer, [(x, y)])
+        assert finite(model) and math.isfinite(guard.last.r) and guard.last.scale > 0
+    state = [v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
+    assert state and all(v.isfinite().all() for v in state)
+
+
+def test_without_a_guard_the_poison_stays(batch):
+    x, y = batch
+    model = mlp()
+    run(model, torch.optim.Adam(model.parameters()), [(x * math.nan, y), (x, y)])
+    assert not finite(model)
+
+
+def test_an_infinite_update_is_withheld(batch):
+    model, memory = mlp(), Memory()
+    optimizer = torch.optim.SGD(model.parameters(), lr=math.inf)
+    with stepguard.attach(model, optimizer, recorders=[memory]):
+        before = parameters_of(model)
+        run(model, optimizer, [batch])
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+    assert [e.kind for e in memory.events] == ["withheld"]
+
+
+def test_logits_that_are_not_finite_are_unsafe(batch):
+    model = nn.Sequential(mlp(), nn.Linear(5, 5))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    bad_head = lambda m: m(batch[0]) + torch.tensor([math.inf, 0, 0, 0, 0]) * m[1].weight.sum()  # noqa: E731
+    with stepguard.attach(model, optimizer, forward=bad_head) as guard:
+        before = parameters_of(model)
+        run(model, optimizer, [batch])
+    assert not math.isfinite(guard.last.r) and guard.last.scale == 0
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+
+
+def test_observe_reports_the_poison_and_touches_nothing(batch):
+    x, y = batch
+    model, twin, memory = mlp(), mlp(), Memory()
+    twin.load_state_dict(model.state_dict())
+    optimizer = torch.optim.Adam(model.parameters())
+    with stepguard.attach(model, optimizer, action="observe", recorders=[memory]):
+        run(model, optimizer, [(x * math.nan, y)])
+    run(twin, torch.optim.Adam(twin.parameters()), [(x * math.nan, y)])
+    assert not finite(model) and not finite(twin)
+    assert [e.kind for e in memory.events] == ["breach"]
+
+
+class Stateful(nn.Module):
+    """Its forward depends on how often it ran."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.count = mlp(), 0
+
+    def forward(self, x):
+        self.count += 1
+        return self.inner(x) * self.count
+
+
+class OneLogit(nn.Linear):
+    def __init__(self):
+        super().__init__(12, 1)
+
+
+class Scores(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = mlp()
+
+    def forward(self, x):
+        return {"scores": self.inner(x)}
+
+
+def scores_loss(out, y):
+    return F.cross_entropy(out["scores"], y)
+
+
+CANNOT = {
+    "regression": (mlp, lambda z, y: F.mse_loss(z, F.one_hot(y, 5).float()), "not a softmax cross-entropy"),
+    "sigmoids": (
+        mlp,
+        lambda z, y: F.binary_cross_entropy_with_logits(z, F.one_hot(y, 5).float()),
+        "not a softmax cross-entropy",
+    ),
+    "one class": (OneLogit, lambda z, y: z.square().mean(), "at least two classes"),
+    "no logits": (Scores, scores_loss, r"a dict with keys \['scores'\].*pass logits="),
+    "another forward the second time": (Stateful, F.cross_entropy, "gave other logits than training saw.*forward="),
+    "labels missing": (
+        Scores,
+        lambda out, y: next(iter(LAST_MODEL[0].parameters())).square().sum() + 0 * out["scores"].detach().sum(),
+        "no gradient reached the logits.*labels passed",
+    ),
+}
+LAST_MODEL = []
+
+
+@pytest.mark.parametrize("case", CANNOT)
+@pytest.mark.parametrize("action", ["observe", "clamp"])
+def test_what_cannot_be_measured_is_said_once_and_changes_nothing(case, action, batch):
+    build, loss, message = CANNOT[case]
+    torch.manual_seed(1)
+    model, memory = build(), Memory()
+    torch.manual_seed(1)
+    twin = build()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    LAST_MODEL[:] = [model]
+    with stepguard.attach(model, optimizer, action=action, recorders=[memory]) as guard:
+        with pytest.warns(UserWarning, match=message) as said:
+            run(model, optimizer, [batch] * 3, loss)
+    assert len(said) == 1 and guard.last is None
+    assert [(e.step, e.kind) for e in memory.events] == [(0, "unmeasured"), (1, "unmeasured"), (2, "unmeasured")]
+    if case != "another forward the second time":  # that one counts its calls; the guard's own is one of them
+        LAST_MODEL[:] = [twin]
+        run(twin, torch.optim.SGD(twin.parameters(), lr=0.1), [batch] * 3, loss)
+        assert all(torch.equal(p, q) for p, q in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("case", CANNOT)
+def test_strict_raises_instead(case, batch):
+    build, loss, message = CANNOT[case]
+    model = build()
+    LAST_MODEL[:] = [model]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with stepguard.attach(model, optimizer, strict=True), pytest.raises(Exception, match=message):
+        run(model, optimizer, [batch], loss)
+
+
+def test_a_model_that_is_never_called(batch):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with stepguard.attach(model, optimizer), pytest.warns(UserWarning, match="not called under grad.*forward="):
+        run(lambda x: model[3](model[0](x)), optimizer, [batch])
+
+
+def test_inputs_that_other_parameters_made(batch):
+    body, head = nn.Linear(12, 12), mlp()
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
+    with stepguard.attach(head, optimizer), pytest.warns(UserWarning, match="computed by other trained parameters"):
+        run(lambda x: head(body(x)), optimizer, [batch])
+
+
+def test_an_error_in_the_replay_ends_nothing(batch):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def broken(m):
+        raise torch.OutOfMemoryError("no memory left")
+
+    with stepguard.attach(model, optimizer, forward=broken), pytest.warns(UserWarning, match="no memory left"):
+        before = torch.get_rng_state()
+        run(model, optimizer, [batch] * 2)
+    assert torch.equal(before, torch.get_rng_state()) and model.training
+
+
+def test_a_recorder_that_fails_is_said_once(batch):
+    class Full(Memory):
+        def reading(self, reading):
+            raise OSError("disk full")
+
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e3)
+    with stepguard.attach(model, optimizer, recorders=[Full(), memory := Memory()]):
+        with pytest.warns(UserWarning, match="Full could not write .disk full.") as said:
+            run(model, optimizer, [batch] * 2)
+    assert len(said) == 1 and len(memory.readings) == 2 and memory.readings[0].scale < 1
+
+
+def test_measuring_again_after_a_failure(batch):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with stepguard.attach(model, optimizer) as guard:
+        with pytest.warns(UserWarning, match="not called"):
+            run(lambda x: model[3](model[0](x)), optimizer, [batch])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            run(model, optimizer, [batch])
+        assert guard.last.step == 1
+
+
+def test_an_optimizer_of_another_model():
+    with pytest.raises(ValueError, match="4 of the optimizer's 4 tensors are not parameters of this Sequential"):
+        stepguard.attach(mlp(), torch.optim.SGD(mlp().parameters(), lr=0.1))
+
+
+@pytest.mark.parametrize(
+    ("model", "optimizer", "message"),
+    [(mlp, lambda m: "adam", "torch.optim.Optimizer, got str"), (dict, lambda m: None, "torch.nn.Module, got dict")],
+)
+def test_things_that_are_neither_model_nor_optimizer(model, optimizer, message):
+    model = model()
+    with pytest.raises(TypeError, match=message):
+        stepguard.attach(model, optimizer(model))
+
+
+@pytest.mark.parametrize("setting", [{"target": 0}, {"action": "stop"}, {"cadence": 0}, {"quantile": 2}])
+def test_bad_settings_leave_no_hook(setting):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError):
+        stepguard.attach(model, optimizer, **setting)
+    assert not model._forward_hooks and not optimizer._optimizer_step_pre_hooks
