@@ -62,7 +62,7 @@ class StepGuard(Callback):
         }
         self._memory = Memory()
         self._guard: Guard | None = None
-        self._state: dict[str, Any] | None = None
+        self._state: dict[str, Any] = {}
 
     @property
     def last(self) -> Reading | None:
@@ -85,7 +85,7 @@ class StepGuard(Callback):
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
         self._guard = Guard(self._find(pl_module), optimizer, recorders=[self._memory], **self._settings)
-        if self._state is not None:
+        if self._state:
             self._guard.load_state_dict(self._state)
 
     def on_train_batch_end(
@@ -106,10 +106,10 @@ class StepGuard(Callback):
         self._detach()
 
     def state_dict(self) -> dict[str, Any]:
-        return (self._guard.state_dict() if self._guard else self._state) or {}
+        return self._guard.state_dict() if self._guard else self._state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._state = state_dict or None
+        self._state = state_dict
 
     def _find(self, pl_module: LightningModule) -> nn.Module:
         if self._module is None:
@@ -127,7 +127,6 @@ class StepGuard(Callback):
         if self._guard:
             self._state = self._guard.state_dict()
             self._guard.detach()
-            self._guard = None
 
     def _log(self, trainer: Trainer, reading: Reading, step: int) -> None:
         values = metric_values(reading)

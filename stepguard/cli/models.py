@@ -44,7 +44,7 @@ class Transformer(nn.Module):
 
 
 def cnn_bn() -> nn.Module:
-    """Two 1-D convolutions of 32 channels over the pixels, BatchNorm, ReLU, global max pooling."""
+    """Two 1-D convolutions of 32 channels over the pixels, BatchNorm, ReLU, global average pooling."""
     return nn.Sequential(
         nn.Unflatten(1, (1, 64)),
         nn.Conv1d(1, 32, 3, padding=1),
@@ -53,7 +53,7 @@ def cnn_bn() -> nn.Module:
         nn.Conv1d(32, 32, 3, padding=1),
         nn.BatchNorm1d(32),
         nn.ReLU(),
-        nn.AdaptiveMaxPool1d(1),
+        nn.AdaptiveAvgPool1d(1),
         nn.Flatten(),
         nn.Linear(32, 10),
     )
