@@ -19,17 +19,18 @@ class Digits(NamedTuple):
 
 
 def digits_stratified(seed: int) -> Digits:
-    """80% of every class to train on, drawn anew for each seed."""
+    """A fifth of every class to test on, drawn and shuffled anew for each seed: 1,438 to train, 359 to test."""
     x_NP, y_N = _load()
     rng = np.random.default_rng(seed)
     train: list[int] = []
     test: list[int] = []
     for label in range(10):
-        members = rng.permutation(np.flatnonzero(y_N.numpy() == label))
-        # Rounded so that the ten classes give 1,438 and 359.
-        cut = round(0.8 * len(members))
-        train += members[:cut].tolist()
-        test += members[cut:].tolist()
+        members = rng.permutation(np.flatnonzero(y_N.numpy() == label)).tolist()
+        fifth = round(0.2 * len(members))
+        test += members[:fifth]
+        train += members[fifth:]
+    rng.shuffle(train)
+    rng.shuffle(test)
     return Digits(x_NP[train], y_N[train], x_NP[test], y_N[test])
 
 

@@ -72,7 +72,7 @@ def train(run: Run) -> Iterator[Frame]:
     with attach(
         model, optimizer, action=run.action, target=run.target, forward=run.forward, recorders=recorders
     ) as guard:
-        for step, (x, y) in zip(range(run.steps), _batches(run), strict=False):
+        for step, (x, y) in zip(range(run.steps), batches(run), strict=False):
             lr = run.lr * (run.spike.at(step) if run.spike else 1.0)
             for group in optimizer.param_groups:
                 group["lr"] = lr
@@ -104,7 +104,8 @@ def accuracy(model: nn.Module, data: Digits) -> float:
     return 100 * right
 
 
-def _batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
+    """What the run trains on, without end; the same for every call."""
     x, y = run.data.train_x_NP, run.data.train_y_N
     if run.batch_size is None:
         while True:
