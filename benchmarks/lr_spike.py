@@ -60,6 +60,7 @@ def outcome(run: Run, whole_set: bool = False) -> Outcome:
         built.append(make())
         return built[0]
 
+    start = run.spike.start if run.spike else SPIKE_AT
     x_all = run.data.train_x_NP
     run = run._replace(model=build, forward=(lambda m: m(x_all)) if whole_set else None)
     accuracies, asked, largest = [], math.nan, 0.0
@@ -68,10 +69,10 @@ def outcome(run: Run, whole_set: bool = False) -> Outcome:
         largest = max(largest, exact_r(built[0], old, new, x_all if whole_set else x))
         old = new
         accuracies.append(frame.accuracy)
-        if frame.step == SPIKE_AT and frame.reading:
+        if frame.step == start and frame.reading:
             asked = frame.reading.r
-    after = accuracies[SPIKE_AT:]
-    return Outcome(accuracies[SPIKE_AT - 1], min(after), after[-1], asked, largest)
+    after = accuracies[start:]
+    return Outcome(accuracies[start - 1], min(after), after[-1], asked, largest)
 
 
 def median(outcomes: list[Outcome]) -> Outcome:
