@@ -153,7 +153,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="small models lose by more (default 1)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, {options.threads} thread(s), {platform.machine()}, Python {sys.version.split()[0]}")
+    version = sys.version.split()[0]
+    print(f"torch {torch.__version__}, {options.threads} thread(s), {platform.machine()}, Python {version}")
     print(f"\nProtocol {options.protocol.upper()}, learning rate x{options.factor:g} from step {SPIKE_AT}.")
     if options.protocol == "a1":
         a1(options.seeds, options.factor)

@@ -1,8 +1,8 @@
 """Short forms of the benchmark in benchmarks/lr_spike.py: what the project promises on real data."""
 
 import pytest
-from benchmarks.lr_spike import median, outcome
 
+from benchmarks.lr_spike import median, outcome
 from stepguard.cli.digits import digits_in_order, digits_stratified
 from stepguard.cli.models import MODELS
 from stepguard.cli.spike import Run, Spike

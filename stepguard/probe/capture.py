@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -55,7 +54,8 @@ class CallCapture:
 
     A call is held by a gradient hook on its own logits, so its inputs live exactly as long as the
     autograd graph does until backward confirms that the loss really used them: an evaluation under
-    grad is forgotten with its graph, and every micro-batch of an accumulated step is kept.
+    grad is forgotten with its graph, and every micro-batch of an accumulated step is kept. Calls
+    without grad do not count: evaluations, and the replay of a call.
     """
 
     def __init__(self, model: nn.Module, pick: Callable[[Any], Tensor] | None):
@@ -63,7 +63,6 @@ class CallCapture:
         self._pick = pick
         self._class_dim: int | None = None
         self._random: RandomState | None = None
-        self._paused = False
         self._forwards = 0
         self._calls: list[ModelCall] = []
         self._seconds = 0.0
@@ -84,22 +83,14 @@ class CallCapture:
         self._calls, self._forwards, self._seconds = [], 0, 0.0
         return seen
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        self._paused = True
-        try:
-            yield
-        finally:
-            self._paused = False
-
     def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not self._paused and torch.is_grad_enabled():
+        if torch.is_grad_enabled():
             started = time.perf_counter()
             self._random = random_state(device_of(self._model))
             self._seconds += time.perf_counter() - started
 
     def _after(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if self._paused or not torch.is_grad_enabled() or self._random is None:
+        if not torch.is_grad_enabled() or self._random is None:
             return
         started = time.perf_counter()
         self._forwards += 1

@@ -63,8 +63,7 @@ class Probe:
         for call in seen.calls:
             if call.error:
                 raise call.error
-        with self._capture.paused():
-            return [motion_of(*self._replay.call(call, params, update)) for call in seen.calls]
+        return [motion_of(*self._replay.call(call, params, update)) for call in seen.calls]
 
 
 def _no_call(forwards: int) -> str:

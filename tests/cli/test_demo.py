@@ -83,7 +83,7 @@ def short_demo(folder, *options):
 def test_seeds_have_a_folder_each_and_medians_in_the_table(tmp_path, capsys):
     assert short_demo(tmp_path, "--seeds", "2", "--seed", "4", "--action", "observe", "--for", "1") == 0
     out = capsys.readouterr().out
-    assert "Medians over 2 seeds" in out and "observed" in out
+    assert "Medians over 2 seeds; r is the largest of all." in out and "observed" in out
     found = sorted(str(p.parent.relative_to(tmp_path)) for p in tmp_path.glob("*/*/*/events*"))
     runs = ("clipped", "no-spike", "observed", "plain")
     assert found == [f"run-1/{run}/seed-{seed}" for run in runs for seed in (4, 5)]

@@ -1,5 +1,6 @@
 import math
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -239,3 +240,14 @@ def test_bad_settings_leave_no_hook(setting):
     with pytest.raises(ValueError):
         stepguard.attach(model, optimizer, **setting)
     assert not model._forward_hooks and not optimizer._optimizer_step_pre_hooks
+
+
+def test_no_batch_outlives_a_step_that_failed():
+    model, y = Stateful(), torch.zeros(4, dtype=torch.long)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with stepguard.attach(model, optimizer), pytest.warns(UserWarning, match="gave other logits"):
+        x = torch.randn(4, 12)
+        alive = weakref.ref(x)
+        run(model, optimizer, [(x, y)])
+        del x
+        assert alive() is None

@@ -245,9 +245,10 @@ def test_forward_and_quantile(batch):
     x = torch.randn(40, 12)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     settings = {"action": "observe", "forward": lambda m: m(x)}
-    with stepguard.attach(model, optimizer, **settings) as whole, stepguard.attach(
-        model, optimizer, quantile=0.5, **settings
-    ) as median:
+    with (
+        stepguard.attach(model, optimizer, **settings) as whole,
+        stepguard.attach(model, optimizer, quantile=0.5, **settings) as median,
+    ):
         old = parameters_of(model)
         step(model, optimizer, batch)
     assert whole.last.r == pytest.approx(dense_r(model, old, parameters_of(model), x), rel=1e-5)
@@ -337,7 +338,11 @@ def test_copies_and_pickles_of_a_guarded_model_are_not_guarded(batch):
     with stepguard.attach(model, optimizer, strict=True) as guard:
         for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
             torch.testing.assert_close(twin(batch[0]), model(batch[0]))
-            F.cross_entropy(twin(batch[0]), batch[1]).backward()
+            x = torch.randn(6, 12)
+            alive = weakref.ref(x)
+            F.cross_entropy(twin(x), batch[1]).backward()
+            del x
+            assert alive() is None  # nobody remembers what the copy was called with
         copy.deepcopy(optimizer)
         step(model, optimizer, batch)
         assert guard.step == 1 and guard.last.r > 0

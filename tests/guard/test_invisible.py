@@ -125,3 +125,32 @@ def test_interrupted_and_resumed_equals_uninterrupted(build, action, tmp_path):
         assert guard.step == 30
     assert_bits(everything(*second[:2], losses), want)
     assert guard.last._replace(cost_share=None) == last._replace(cost_share=None)
+
+
+class Noisy(nn.Module):
+    """Draws from every generator there is."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.head(x) * (torch.rand(()) + random.random() + np.random.random())
+
+
+def test_random_draws_between_forward_and_step_are_the_same():
+    def draws(guarded):
+        model, optimizer, _ = start(Noisy)
+        guard = stepguard.attach(model, optimizer, action="observe", strict=True) if guarded else None
+        seen = []
+        for _ in range(3):
+            F.cross_entropy(model(torch.rand(4, 64)), torch.zeros(4, dtype=torch.long)).backward()
+            seen += [torch.rand(()).item(), random.random(), np.random.random()]  # mixup, a sampler: anything
+            optimizer.step()
+            seen += [torch.rand(()).item(), random.random(), np.random.random()]
+        if guard:
+            assert guard.last.step == 2
+            guard.detach()
+        return seen
+
+    assert draws(guarded=True) == draws(guarded=False)

@@ -12,7 +12,9 @@ def test_observe_never_changes_a_step(r):
     assert step_scale("observe", r, 1.0) == 1.0
 
 
-@pytest.mark.parametrize(("r", "target", "scale"), [(0.0, 1, 1.0), (1.0, 1, 1.0), (4.0, 1, 0.25), (4.0, 2, 0.5), (0.4, 2, 1)])
+@pytest.mark.parametrize(
+    ("r", "target", "scale"), [(0.0, 1, 1.0), (1.0, 1, 1.0), (4.0, 1, 0.25), (4.0, 2, 0.5), (0.4, 2, 1)]
+)
 def test_clamp_shortens_only_what_is_too_long(r, target, scale):
     assert step_scale("clamp", r, target) == scale
 

@@ -3,10 +3,10 @@ import math
 
 import pytest
 from rich.console import Console
+from views.frames import Frame, clamped, reading
 
 from stepguard.views.console import LiveView, watch
 from stepguard.views.plain import PlainView
-from views.frames import Frame, clamped, reading
 
 
 def terminal(width=80, height=24):

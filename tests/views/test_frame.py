@@ -1,9 +1,9 @@
 import math
 
 import pytest
+from views.frames import Frame, clamped, reading
 
 from stepguard.views.frame import lr_applied, r_asked, r_taken
-from views.frames import Frame, clamped, reading
 
 
 def test_a_clamped_step_is_asked_for_and_taken():

@@ -2,9 +2,9 @@ import math
 
 import pytest
 from matplotlib.image import imread
+from views.frames import Frame, clamped, reading
 
 from stepguard.views.picture import Window, save_picture
-from views.frames import Frame, clamped, reading
 
 
 def draw(path, histories):

@@ -3,10 +3,10 @@ import math
 
 import pytest
 from rich.console import Console
+from views.frames import Frame, clamped, reading
 
 from stepguard.records import Event
 from stepguard.views.summary import Outcome, closing_table, median_outcome, outcome
-from views.frames import Frame, clamped, reading
 
 
 def test_outcome_of_a_run_by_hand():
@@ -31,9 +31,13 @@ def test_unmeasured_steps_make_the_largest_r_a_lower_bound():
     assert shown({"plain": outcome(frames, 0)}).split()[-1] == "3" and ">= 3" in shown({"plain": outcome(frames, 0)})
 
 
-def test_median_over_seeds():
+def test_nothing_measured_is_no_number():
+    assert shown({"plain": outcome([Frame(0)], 0)}).split()[-1] == "-"
+
+
+def test_median_over_seeds_but_the_largest_r_of_all():
     seeds = [Outcome(80.0, 10.0, 20.0, 5.0, 0), Outcome(90.0, 30.0, 40.0, 1.0, 0), Outcome(85.0, 20.0, 90.0, 9.0, 2)]
-    assert median_outcome(seeds) == Outcome(85.0, 20.0, 40.0, 5.0, 2)
+    assert median_outcome(seeds) == Outcome(85.0, 20.0, 40.0, 9.0, 2)
     assert median_outcome([Outcome(None, None, 1.0, 1.0, 0)]).before is None
 
 

@@ -1,8 +1,9 @@
 import math
 
+from views.frames import clamped, reading
+
 from stepguard.records import Event
 from stepguard.views.tally import add_events, brief
-from views.frames import clamped, reading
 
 
 def test_the_first_of_each_kind_and_run_is_returned_and_the_rest_counted():
