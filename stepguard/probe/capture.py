@@ -87,6 +87,9 @@ class CallCapture:
         if torch.is_grad_enabled():
             started = time.perf_counter()
             self._random = random_state(device_of(self._model))
+            # Gradients that are gone belong to a step that was never made, as when a GradScaler skips one.
+            if self._calls and all(p.grad is None for p in self._model.parameters()):
+                self._calls = []
             self._seconds += time.perf_counter() - started
 
     def _after(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:

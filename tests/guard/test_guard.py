@@ -346,3 +346,31 @@ def test_copies_and_pickles_of_a_guarded_model_are_not_guarded(batch):
         copy.deepcopy(optimizer)
         step(model, optimizer, batch)
         assert guard.step == 1 and guard.last.r > 0
+
+
+def test_under_autocast_it_measures_in_full_precision(batch):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=50.0)
+    old = parameters_of(model)
+    with torch.autocast("cpu", torch.bfloat16), stepguard.attach(model, optimizer, strict=True) as guard:
+        step(model, optimizer, batch)
+    assert guard.last.r > 1
+    assert dense_r(model, old, parameters_of(model), batch[0]) == pytest.approx(1.0, rel=1e-4)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_that_the_grad_scaler_skips(fused, batch):
+    x, y = batch
+    model, memory = mlp(), Memory()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    with stepguard.attach(model, optimizer, strict=True, recorders=[memory]) as guard:
+        for inputs in (x, x * math.inf, x):
+            optimizer.zero_grad()
+            scaler.scale(F.cross_entropy(model(inputs), y)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    assert scaler.get_scale() == 4.0 and all(p.isfinite().all() for p in model.parameters())
+    assert len(memory.readings) == 2 and all(math.isfinite(r.r) for r in memory.readings)
+    assert [e.kind for e in memory.events] == (["skipped"] if fused else [])
+    assert guard.last.scale == 1
