@@ -97,7 +97,7 @@ def accuracy(model: nn.Module, data: Digits) -> float:
     """
     if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         model = copy.deepcopy(model)
-        swa_utils.update_bn([data.train_x_NP], model)  # type: ignore[no-untyped-call]
+        swa_utils.update_bn([data.train_x_NP], model)
     model.eval()
     right: float = (model(data.test_x_NP).argmax(-1) == data.test_y_N).float().mean().item()
     model.train()

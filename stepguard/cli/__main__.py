@@ -1,0 +1,5 @@
+import sys
+
+from stepguard.cli import main
+
+sys.exit(main())

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from stepguard.cli.demo import Plan
+from stepguard.cli.digits import digits_in_order, digits_stratified
+from stepguard.cli.models import MODELS
+from stepguard.cli.spike import Frame, Run, Spike, train
+from stepguard.records import TensorBoard
+from stepguard.views.console import watch
+from stepguard.views.frame import r_taken
+from stepguard.views.picture import Window, save_picture
+from stepguard.views.summary import closing_table, median_outcome, outcome
+
+Histories = dict[str, list[list[Frame]]]
+"""Frames by run, then by seed, then by step."""
+
+
+def side_by_side(plan: Plan, folder: Path) -> int:
+    """Train the four runs, show them, and leave a table, a picture and logs; return the exit code."""
+    console = Console(highlight=False)
+    names = list(_runs(plan, plan.seeds[0]))
+    histories: Histories = {name: [] for name in names}
+    stopped = False
+    total = len(names) * plan.steps * len(plan.seeds)
+    with _one_thread(), watch(console, _headline(plan), names, plan.target, total) as view:
+        try:
+            for seed in plan.seeds:
+                view.stage(f"seed {seed}")
+                for frames in histories.values():
+                    frames.append([])
+                _train(_runs(plan, seed), _folders(plan, folder, seed), histories, view.frame)
+        except KeyboardInterrupt:
+            stopped = True
+    _close(plan, folder, histories, console)
+    return 130 if stopped else 0
+
+
+def fresh_folder(root: Path) -> Path:
+    """Make the first of run-1, run-2, ... that does not exist.
+
+    Never an old folder again: TensorBoard would draw the curves of both runs as one, and what is in
+    there may not be ours to delete.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        try:
+            (root / f"run-{number}").mkdir()
+            return root / f"run-{number}"
+        except FileExistsError:
+            number += 1
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    # These models are too small to share out: threads that wait for each other on a busy machine
+    # have been seen to make a step fifty times slower.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _runs(plan: Plan, seed: int) -> dict[str, Run]:
+    """The four runs, which differ in what hits them and what protects them alone."""
+    plain = Run(
+        model=MODELS[plan.model],
+        data=digits_in_order() if plan.setup.in_order else digits_stratified(seed),
+        seed=seed,
+        lr=plan.lr,
+        steps=plan.steps,
+        batch_size=plan.setup.batch_size,
+        spike=Spike(plan.factor, plan.start, plan.length),
+        target=plan.target,
+    )
+    return {
+        "no spike": plain._replace(spike=None),
+        "plain": plain,
+        "clipped": plain._replace(clip=1.0),
+        "observed" if plan.action == "observe" else "guarded": plain._replace(action=plan.action),
+    }
+
+
+def _folders(plan: Plan, folder: Path, seed: int) -> Callable[[str], Path]:
+    last = f"seed-{seed}" if len(plan.seeds) > 1 else ""
+    return lambda name: folder / name.replace(" ", "-") / last
+
+
+def _train(
+    runs: dict[str, Run], folder_of: Callable[[str], Path], histories: Histories, show: Callable[[str, Frame], None]
+) -> None:
+    """Step i of every run before step i + 1 of any."""
+    logs = {name: TensorBoard(folder_of(name)) for name in runs}
+    training = {name: train(run._replace(recorders=(logs[name],))) for name, run in runs.items()}
+    try:
+        for frames in zip(*training.values(), strict=True):
+            for name, frame in zip(runs, frames, strict=True):
+                histories[name][-1].append(frame)
+                scalars = {"train/loss": frame.loss, "train/lr": frame.lr, "test/accuracy": frame.accuracy}
+                if frame.reading:
+                    scalars["train/r_taken"] = r_taken(frame)
+                logs[name].scalars(scalars, frame.step)
+                show(name, frame)
+    finally:
+        for log in logs.values():
+            log.close()
+
+
+def _close(plan: Plan, folder: Path, histories: Histories, console: Console) -> None:
+    """Say what became of the runs, as far as they got."""
+    # Seeds that were cut short would pull a median aside; one alone is shown as far as it went.
+    done = [i for i, frames in enumerate(histories["plain"]) if len(frames) == plan.steps]
+    if not done and not any(histories["plain"]):
+        console.print("Stopped before the first step.")
+        return
+    shown = {name: [seeds[i] for i in done] if done else seeds[:1] for name, seeds in histories.items()}
+    rows = {name: median_outcome([outcome(s, plan.start) for s in seeds]) for name, seeds in shown.items()}
+    console.print(f"\n{_headline(plan)}", markup=False)
+    console.print(closing_table(rows, _caption(plan, len(done), len(shown["plain"][0]))))
+    stop = plan.steps if plan.length is None else plan.start + plan.length
+    picture = folder / "demo.png"
+    save_picture(
+        picture, shown, title=_headline(plan), target=plan.target, spike=Window(plan.start, min(stop, plan.steps))
+    )
+    for what, text in (
+        ("picture", str(picture)),
+        ("logs", f"tensorboard --samples_per_plugin text=1000 --logdir {shlex.quote(str(folder))}"),
+    ):
+        console.print(f"{what:<8} {text}", markup=False, soft_wrap=True)
+
+
+def _headline(plan: Plan) -> str:
+    until = "to the end" if plan.length is None else f"for {plan.length} steps" if plan.length > 1 else "for one step"
+    spike = f"x{plan.factor:,g} from step {plan.start} {until}"
+    return f"{plan.model} on digits, lr {plan.lr:g} {spike}; {plan.action} at r = {plan.target:g}"
+
+
+def _caption(plan: Plan, done: int, steps: int) -> str:
+    if not done:
+        return f"Stopped after {steps} of {plan.steps} steps."
+    text = f"Medians over {done} seeds; r is the largest of all." if done > 1 else ""
+    return text if done == len(plan.seeds) else f"{text} Stopped after {done} of {len(plan.seeds)} seeds.".strip()

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from stepguard.records import Event
+
+
+class Tally(NamedTuple):
+    """Events of one kind in one run, drawn together: a spike that is held gives one at every step."""
+
+    first: Event
+    latest: Event
+    times: int
+
+
+Tallies = dict[tuple[str, str], Tally]
+"""By run and kind, in the order in which they first came."""
+
+
+def add_events(tallies: Tallies, run: str, events: Iterable[Event]) -> list[Event]:
+    """Count the events; return those that are the first of their kind in this run."""
+    new = []
+    for event in events:
+        key = run, event.kind
+        if key in tallies:
+            tallies[key] = tallies[key]._replace(latest=event, times=tallies[key].times + 1)
+        else:
+            tallies[key] = Tally(event, event, 1)
+            new.append(event)
+    return new
+
+
+def brief(event: Event) -> str:
+    """The event in the few words that fit half a line: r as asked for, and what was made of it.
+
+    Example:
+        >>> brief(Event(3, "skipped", "step 3: the optimizer moved nothing"))
+        'step 3: the optimizer moved nothing'
+    """
+    reading = event.reading
+    if reading is None:
+        return event.message
+    text = f"step {event.step}: r {reading.r:.3g}"
+    return {"breach": text, "withheld": f"{text}, not made"}.get(
+        event.kind, f"{text} -> {reading.r * reading.scale:.3g}"
+    )
