@@ -73,7 +73,7 @@ def test_the_guarded_run_logs_every_breach(short):
     assert list(beyond) == list(range(6, 12))
     assert logged["stepguard/r_breach"] == beyond
     assert logged["train/lr"][6] == pytest.approx(100.0)
-    assert logged["stepguard/lr_applied"][6] == pytest.approx(10.0 / logged["stepguard/r"][6])
+    assert logged["stepguard/lr_applied"][6] == pytest.approx(100.0 / logged["stepguard/r"][6])
 
 
 def short_demo(folder, *options):
