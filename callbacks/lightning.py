@@ -8,7 +8,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from stepguard.guard import Action, Cadence, Guard, check_cadence, check_owned, check_policy
+from stepguard.guard import Action, Cadence, Guard, Settings, check_owned
 from stepguard.records import METRICS, Event, Memory, Reading, breach_values, metric_values
 
 
@@ -49,17 +49,8 @@ class StepGuard(Callback):
         quantile: float = 1.0,
         strict: bool = False,
     ):
-        check_policy(action, target, quantile)
-        check_cadence(cadence)
+        self._settings = Settings(action, target, cadence, logits, None, quantile, strict).checked()
         self._module = module
-        self._settings: dict[str, Any] = {
-            "action": action,
-            "target": target,
-            "cadence": cadence,
-            "logits": logits,
-            "quantile": quantile,
-            "strict": strict,
-        }
         self._memory = Memory()
         self._guard: Guard | None = None
         self._state: dict[str, Any] = {}
@@ -84,7 +75,7 @@ class StepGuard(Callback):
             check_owned(pl_module, optimizer)
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
-        self._guard = Guard(self._find(pl_module), optimizer, recorders=[self._memory], **self._settings)
+        self._guard = Guard(self._find(pl_module), optimizer, self._settings, [self._memory])
         if self._state:
             self._guard.load_state_dict(self._state)
 

@@ -2,6 +2,6 @@
 
 from stepguard.guard.attach import attach, check_owned
 from stepguard.guard.guard import Guard
-from stepguard.guard.policy import ACTIONS, Action, Cadence, check_cadence, check_policy
+from stepguard.guard.policy import ACTIONS, Action, Cadence, Settings
 
-__all__ = ["ACTIONS", "Action", "Cadence", "Guard", "attach", "check_cadence", "check_owned", "check_policy"]
+__all__ = ["ACTIONS", "Action", "Cadence", "Guard", "Settings", "attach", "check_owned"]

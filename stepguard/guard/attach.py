@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from stepguard.guard.guard import Guard
-from stepguard.guard.policy import Action, Cadence, check_cadence, check_policy
+from stepguard.guard.policy import Action, Cadence, Settings
 from stepguard.guard.ranks import is_first
 from stepguard.records import Recorder, TensorBoard
 
@@ -79,22 +79,10 @@ def attach(
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
     if isinstance(model, DistributedDataParallel):
         model = model.module
-    check_policy(action, target, quantile)
-    check_cadence(cadence)
+    settings = Settings(action, target, cadence, logits, forward, quantile, strict).checked()
     check_owned(model, optimizer)
     written: list[Recorder] = [TensorBoard(log_dir)] if log_dir is not None and is_first() else []
-    return Guard(
-        model,
-        optimizer,
-        action=action,
-        target=target,
-        cadence=cadence,
-        logits=logits,
-        forward=forward,
-        quantile=quantile,
-        strict=strict,
-        recorders=[*written, *recorders],
-    )
+    return Guard(model, optimizer, settings, [*written, *recorders])
 
 
 def check_owned(model: nn.Module, optimizer: Optimizer) -> None:

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -16,7 +16,7 @@ from stepguard.geometry import step_ratio
 from stepguard.guard.gradients import return_gradients, withhold_gradients
 from stepguard.guard.hooks import hook_step
 from stepguard.guard.movement import Movement
-from stepguard.guard.policy import Action, Cadence, check_cadence, check_policy, step_scale
+from stepguard.guard.policy import Settings, step_scale
 from stepguard.guard.ranks import agree
 from stepguard.probe import NOTHING_SEEN, Probe, SeenStep
 from stepguard.records import Event, Reading, Recorder, breach_event
@@ -27,41 +27,24 @@ log = logging.getLogger("stepguard")
 class Guard:
     """Stands between an optimizer and its model; made by :func:`attach` or by a trainer's callback.
 
-    Arguments are those of :func:`attach`.
-
     Attributes:
         last: The latest :class:`Reading`, or None before the first.
         step: Optimizer steps seen so far.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        *,
-        action: Action = "clamp",
-        target: float = 1.0,
-        cadence: Cadence = "auto",
-        logits: Callable[[Any], Tensor] | None = None,
-        forward: Callable[[nn.Module], Tensor] | None = None,
-        quantile: float = 1.0,
-        strict: bool = False,
-        recorders: Sequence[Recorder] = (),
-    ):
-        check_policy(action, target, quantile)
-        self._every = check_cadence(cadence)
-        self._optimizer, self._recorders = optimizer, list(recorders)
-        self._action, self._target, self._quantile, self._strict = action, float(target), float(quantile), strict
+    def __init__(self, model: nn.Module, optimizer: Optimizer, settings: Settings, recorders: Sequence[Recorder] = ()):
         self.last: Reading | None = None
         self.step = 0
+        self._settings, self._optimizer, self._recorders = settings, optimizer, list(recorders)
         self._movement = Movement()
-        self._moving = False
+        self._due = False
+        self._failure: Exception | None = None
         self._seen = NOTHING_SEEN
         self._held: list[tuple[Tensor, Tensor]] = []
         self._said: set[object] = set()
         self._seconds = 0.0
         self._previous_end: float | None = None
-        self._probe = Probe(model, logits, forward)
+        self._probe = Probe(model, settings.logits, settings.forward)
         self._hooks = hook_step(optimizer, self._begin, self._end)
 
     def detach(self) -> None:
@@ -71,7 +54,7 @@ class Guard:
         self._probe.remove()
         for recorder in self._recorders:
             recorder.close()
-        self._hooks, self._recorders, self._movement, self._moving = (), [], Movement(), False
+        self._hooks, self._recorders, self._movement, self._due = (), [], Movement(), False
 
     def __enter__(self) -> Guard:
         return self
@@ -94,58 +77,60 @@ class Guard:
         started = time.perf_counter()
         # The batch is what was seen up to here: LBFGS calls its closure again at other parameters.
         self._seen = self._probe.take()
-        self._moving = False
-        if self.step % self._every == 0:
+        self._due = self.step % self._settings.every == 0
+        if self._due:
             try:
-                if self._action != "observe":
+                if self._settings.action != "observe":
                     self._held = withhold_gradients(self._optimizer)
                 self._movement.begin(self._optimizer)
-                self._moving = True
             except Exception as error:
-                self._cannot(error)
-        self._seconds = time.perf_counter() - started
+                self._failure = error
+        self._seconds = self._seen.seconds + time.perf_counter() - started
 
     def _end(self) -> None:
         started = time.perf_counter()
-        seen, self._seen = self._seen, NOTHING_SEEN
         self._probe.take()
+        seen, self._seen = self._seen, NOTHING_SEEN
+        failure, self._failure = self._failure, None
         held, self._held = self._held, []
         return_gradients(held)
         try:
-            if self._moving:
-                self._decide(seen, bool(held), started)
+            if self._due:
+                self._decide(seen, bool(held), failure, started)
         finally:
-            self._moving = False
+            self._due = False
             self.step += 1
             self._previous_end = time.perf_counter()
 
-    def _decide(self, seen: SeenStep, withheld: bool, started: float) -> None:
-        tau, r, failure = math.nan, None, None
+    def _decide(self, seen: SeenStep, withheld: bool, failure: Exception | None, started: float) -> None:
+        tau, r = math.nan, None
         try:
-            norms = self._movement.end()
-            if not withheld:
-                tau = math.hypot(*norms)
-            r = self._measure(seen, norms) if 0 < tau < math.inf else 0.0 if tau == 0 else math.nan
+            if failure is None:
+                norms = self._movement.end()
+                tau = math.nan if withheld else math.hypot(*norms)
+                r = self._measure(seen, norms) if 0 < tau < math.inf else 0.0 if tau == 0 else math.nan
         except Exception as error:
             failure = error
-        r = agree(r, self._movement.params[0].device)
+        # Whatever happened here, the other ranks wait for this.
+        r = agree(r, self._optimizer.param_groups[0]["params"][0].device)
         if r is None:
             self._cannot(failure or RuntimeError("another rank could not measure"))
         elif tau == 0:
             self._record(Event(self.step, "skipped", f"step {self.step}: the optimizer moved nothing"))
         else:
-            scale = step_scale(self._action, r, self._target)
+            scale = step_scale(self._settings.action, r, self._settings.target)
             if scale != 1:
                 self._movement.rescale(scale)
-            self._report(r, tau, scale, seen.seconds + self._seconds - started)
+            self._report(r, tau, scale, started)
 
     def _measure(self, seen: SeenStep, norms: list[float]) -> float:
         m = self._movement
         moved = [(p, old, u) for p, old, u, norm in zip(m.params, m.old, m.update, norms, strict=True) if norm > 0]
         ratios = torch.cat([step_ratio(motion).flatten() for motion in self._probe.motions(seen, moved)])
-        return float(ratios.max() if self._quantile == 1 else ratios.quantile(self._quantile))
+        quantile = self._settings.quantile
+        return float(ratios.max() if quantile == 1 else ratios.quantile(quantile))
 
-    def _report(self, r: float, tau: float, scale: float, seconds_before: float) -> None:
+    def _report(self, r: float, tau: float, scale: float, started: float) -> None:
         lr = max((float(group["lr"]) for group in self._optimizer.param_groups if "lr" in group), default=math.nan)
         now = time.perf_counter()
         self.last = reading = Reading(
@@ -157,8 +142,8 @@ class Guard:
             scale=scale,
             lr=lr,
             lr_applied=scale * lr,
-            target=self._target,
-            cost_share=(now + seconds_before) / (now - self._previous_end) if self._previous_end else None,
+            target=self._settings.target,
+            cost_share=(self._seconds + now - started) / (now - self._previous_end) if self._previous_end else None,
         )
         self._record(reading)
         if reading.breach:
@@ -171,7 +156,7 @@ class Guard:
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         message = f"step {self.step} was not measured and stands as the optimizer made it. {reason}"
         self._record(Event(self.step, "unmeasured", message))
-        if self._strict:
+        if self._settings.strict:
             raise error
         # Known by the line that raised it: the text may hold numbers that differ at every step.
         self._warn_once(_origin(error), f"{message} (said once; the log has every such step)")
@@ -186,7 +171,7 @@ class Guard:
                 else:
                     recorder.event(what)
             except Exception as error:
-                if self._strict:
+                if self._settings.strict:
                     raise
                 reason = f"{type(recorder).__name__} could not write ({error}); training goes on without it"
                 self._warn_once(reason, reason)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeGuard, get_args
+
+from torch import Tensor, nn
 
 Action = Literal["observe", "clamp", "drive"]
 Cadence = Literal["auto", "every"] | int
@@ -32,28 +35,39 @@ def step_scale(action: Action, r: float, target: float) -> float:
     return scale if math.isfinite(scale) else 1.0
 
 
-def check_policy(action: str, target: float, quantile: float = 1.0) -> None:
-    """Refuse an action, target or quantile that makes no sense.
+class Settings(NamedTuple):
+    """What a user may choose about a guard; the arguments of :func:`stepguard.attach`, which explains them."""
 
-    Raises:
-        ValueError: Naming what came and what to try.
-    """
-    if action not in ACTIONS:
-        raise ValueError(f"action must be one of {', '.join(map(repr, ACTIONS))}, got {action!r}")
-    if isinstance(target, bool) or not isinstance(target, (int, float)) or not 0 < target < math.inf:
-        raise ValueError(f"target must be a positive, finite number (1.0 is the radius itself), got {target!r}")
-    if isinstance(quantile, bool) or not isinstance(quantile, (int, float)) or not 0 < quantile <= 1:
-        raise ValueError(f"quantile must lie in (0, 1], 1.0 being the batch's maximum, got {quantile!r}")
+    action: Action = "clamp"
+    target: float = 1.0
+    cadence: Cadence = "auto"
+    logits: Callable[[Any], Tensor] | None = None
+    forward: Callable[[nn.Module], Tensor] | None = None
+    quantile: float = 1.0
+    strict: bool = False
+
+    @property
+    def every(self) -> int:
+        """Steps from one measurement to the next."""
+        return self.cadence if isinstance(self.cadence, int) else 1
+
+    def checked(self) -> Settings:
+        """These settings, if they make sense.
+
+        Raises:
+            ValueError: Naming what came and what to try.
+        """
+        action, target, cadence, quantile = self.action, self.target, self.cadence, self.quantile
+        if action not in ACTIONS:
+            raise ValueError(f"action must be one of {', '.join(map(repr, ACTIONS))}, got {action!r}")
+        if not _is_number(target) or not 0 < target < math.inf:
+            raise ValueError(f"target must be a positive, finite number (1.0 is the radius itself), got {target!r}")
+        if cadence not in ("auto", "every") and not (isinstance(cadence, int) and _is_number(cadence) and cadence >= 1):
+            raise ValueError(f'cadence must be "auto", "every" or a positive number of steps, got {cadence!r}')
+        if not _is_number(quantile) or not 0 < quantile <= 1:
+            raise ValueError(f"quantile must lie in (0, 1], 1.0 being the batch's maximum, got {quantile!r}")
+        return self
 
 
-def check_cadence(cadence: str | int) -> int:
-    """Steps from one measurement to the next.
-
-    Raises:
-        ValueError: If it is neither ``"auto"``, ``"every"`` nor a positive number of steps.
-    """
-    if cadence in ("auto", "every"):
-        return 1
-    if isinstance(cadence, int) and not isinstance(cadence, bool) and cadence >= 1:
-        return cadence
-    raise ValueError(f'cadence must be "auto", "every" or a positive number of steps, got {cadence!r}')
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from stepguard.guard.policy import check_cadence, check_policy, step_scale
+from stepguard.guard.policy import Settings, step_scale
 
 NOT_FINITE = [math.nan, math.inf, -math.inf]
 
@@ -33,26 +33,26 @@ def test_what_is_not_finite_is_withheld(action, r):
 @pytest.mark.parametrize("target", [0, -1, math.nan, math.inf, "1", None, True])
 def test_a_target_that_makes_no_sense(target):
     with pytest.raises(ValueError, match="target must be a positive, finite number"):
-        check_policy("clamp", target)
+        Settings(target=target).checked()
 
 
 def test_an_unknown_action_names_the_known_ones():
     with pytest.raises(ValueError, match="'observe', 'clamp', 'drive', got 'clip'"):
-        check_policy("clip", 1.0)
+        Settings(action="clip").checked()
 
 
 @pytest.mark.parametrize("quantile", [0, 1.5, math.nan, "max"])
 def test_a_quantile_that_makes_no_sense(quantile):
     with pytest.raises(ValueError, match="quantile must lie in"):
-        check_policy("clamp", 1.0, quantile)
+        Settings(quantile=quantile).checked()
 
 
 @pytest.mark.parametrize(("cadence", "every"), [("auto", 1), ("every", 1), (7, 7)])
 def test_cadence(cadence, every):
-    assert check_cadence(cadence) == every
+    assert Settings(cadence=cadence).checked().every == every
 
 
 @pytest.mark.parametrize("cadence", [0, -3, 1.5, "sometimes", None, True])
 def test_a_cadence_that_makes_no_sense(cadence):
     with pytest.raises(ValueError, match="cadence must be"):
-        check_cadence(cadence)
+        Settings(cadence=cadence).checked()
