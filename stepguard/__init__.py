@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stepguard.geometry import LogitMotion, exact_radius, motion_of, spread_radius, step_ratio
+    from stepguard.geometry import exact_radius, slope_spread, spread_radius, step_ratio
     from stepguard.guard import Guard, attach
     from stepguard.probe import logit_slopes
     from stepguard.records import Event, Reading
@@ -19,8 +19,7 @@ _HOME = {
     "Guard": "guard",
     "Reading": "records",
     "Event": "records",
-    "LogitMotion": "geometry",
-    "motion_of": "geometry",
+    "slope_spread": "geometry",
     "spread_radius": "geometry",
     "exact_radius": "geometry",
     "step_ratio": "geometry",
@@ -30,12 +29,11 @@ _HOME = {
 __all__ = [
     "Event",
     "Guard",
-    "LogitMotion",
     "Reading",
     "attach",
     "exact_radius",
     "logit_slopes",
-    "motion_of",
+    "slope_spread",
     "spread_radius",
     "step_ratio",
 ]

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stepguard.geometry import step_ratio
 from stepguard.guard.gradients import return_gradients, withhold_gradients
 from stepguard.guard.hooks import hook_step
 from stepguard.guard.movement import Movement
@@ -126,9 +124,8 @@ class Guard:
     def _measure(self, seen: SeenStep, norms: list[float]) -> float:
         m = self._movement
         moved = [(p, old, u) for p, old, u, norm in zip(m.params, m.old, m.update, norms, strict=True) if norm > 0]
-        ratios = torch.cat([step_ratio(motion).flatten() for motion in self._probe.motions(seen, moved)])
-        quantile = self._settings.quantile
-        return float(ratios.max() if quantile == 1 else ratios.quantile(quantile))
+        spreads, quantile = self._probe.spreads(seen, moved), self._settings.quantile
+        return float(spreads.max() if quantile == 1 else spreads.float().quantile(quantile)) / math.pi
 
     def _report(self, r: float, tau: float, scale: float, started: float) -> None:
         lr = max((float(group["lr"]) for group in self._optimizer.param_groups if "lr" in group), default=math.nan)

@@ -3,9 +3,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from stepguard.geometry import LogitMotion, motion_of
+from stepguard.geometry import slope_spread
 from stepguard.probe.capture import NOTHING_SEEN, CallCapture, SeenStep
 from stepguard.probe.replay import Replay
 from stepguard.probe.slopes import load_forward_mode
@@ -40,8 +41,8 @@ class Probe:
         if self._capture:
             self._capture.remove()
 
-    def motions(self, seen: SeenStep, moved: list[tuple[Tensor, Tensor, Tensor]]) -> list[LogitMotion]:
-        """Motion of the logits, one entry for each call of the model.
+    def spreads(self, seen: SeenStep, moved: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        """Spread of the slopes of every sample of the step, over all calls of the model, ``[N]``.
 
         Args:
             seen: From :meth:`take`.
@@ -57,13 +58,13 @@ class Probe:
         update = {name_of[id(p)]: u for p, _, u in moved}
         if self._capture is None:
             assert self._forward is not None
-            return [motion_of(*self._replay.function(self._forward, params, update))]
+            return slope_spread(self._replay.function(self._forward, params, update)).flatten()
         if not seen.calls:
             raise ValueError(_no_call(seen.forwards))
         for call in seen.calls:
             if call.error:
                 raise call.error
-        return [motion_of(*self._replay.call(call, params, update)) for call in seen.calls]
+        return torch.cat([slope_spread(self._replay.call(call, params, update)).flatten() for call in seen.calls])
 
 
 def _no_call(forwards: int) -> str:

@@ -27,8 +27,8 @@ class Replay:
         self._model, self._pick = model, pick or find_logits
         self._recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
 
-    def call(self, call: ModelCall, params: dict[str, Tensor], update: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits and slopes of one logged call, classes last.
+    def call(self, call: ModelCall, params: dict[str, Tensor], update: dict[str, Tensor]) -> Tensor:
+        """Slopes of the logits of one logged call, classes last.
 
         Raises:
             RuntimeError: If the replay does not give the logits that training saw.
@@ -47,14 +47,14 @@ class Replay:
                 "on more than inputs, weights, buffers and random state (or the batch was changed in place); "
                 "pass forward=, a function that runs the model on a batch and returns its logits"
             )
-        return logits.movedim(call.class_dim, -1), slopes.movedim(call.class_dim, -1)
+        return slopes.movedim(call.class_dim, -1)
 
     def function(
         self, forward: Callable[[nn.Module], Tensor], params: dict[str, Tensor], update: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Logits and slopes of whatever ``forward`` does with the model, classes last."""
+    ) -> Tensor:
+        """Slopes of the logits of whatever ``forward`` does with the model, classes last."""
         with replaying(None, device_of(self._model)):
-            return self._run(forward, params, update)
+            return self._run(forward, params, update)[1]
 
     def _run(
         self, forward: Callable[[nn.Module], Tensor], params: dict[str, Tensor], update: dict[str, Tensor]

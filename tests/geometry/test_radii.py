@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from stepguard import exact_radius, motion_of, spread_radius, step_ratio
+from stepguard import exact_radius, slope_spread, spread_radius, step_ratio
 
 
 def winding_number(logits, slopes, radius, points=4000):
@@ -23,16 +23,16 @@ def winding_number(logits, slopes, radius, points=4000):
 
 
 def test_nothing_moves_nothing_is_limited():
-    motion = motion_of(torch.randn(3, 4), torch.full((3, 4), 2.5))
-    assert spread_radius(motion).tolist() == [math.inf] * 3
-    assert step_ratio(motion).tolist() == [0.0] * 3
+    slopes = torch.full((3, 4), 2.5)
+    assert spread_radius(slopes).tolist() == [math.inf] * 3
+    assert step_ratio(slopes).tolist() == [0.0] * 3
 
 
 def test_radius_and_ratio_are_inverse_and_per_sample():
-    motion = motion_of(torch.zeros(2, 3), torch.tensor([[0.0, 1.0, math.pi], [0.0, -math.pi, 3 * math.pi]]))
-    torch.testing.assert_close(spread_radius(motion), torch.tensor([1.0, 0.25]))
-    torch.testing.assert_close(step_ratio(motion), torch.tensor([1.0, 4.0]))
-    assert step_ratio(motion).quantile(0.5).item() == pytest.approx(2.5)
+    slopes = torch.tensor([[0.0, 1.0, math.pi], [0.0, -math.pi, 3 * math.pi]])
+    torch.testing.assert_close(spread_radius(slopes), torch.tensor([1.0, 0.25]))
+    torch.testing.assert_close(step_ratio(slopes), torch.tensor([1.0, 4.0]))
+    assert step_ratio(slopes).quantile(0.5).item() == pytest.approx(2.5)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -40,7 +40,7 @@ def test_exact_radius_is_where_the_first_zero_is(seed):
     generator = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(1, 2, dtype=torch.float64, generator=generator)
     slopes = torch.randn(1, 2, dtype=torch.float64, generator=generator)
-    rho = exact_radius(motion_of(logits, slopes)).item()
+    rho = exact_radius(logits, slopes).item()
     assert winding_number(logits[0].tolist(), slopes[0].tolist(), 0.99 * rho) == 0
     assert winding_number(logits[0].tolist(), slopes[0].tolist(), 1.01 * rho) == 2  # the zero and its conjugate
 
@@ -51,33 +51,36 @@ def test_no_zero_inside_the_spread_radius(classes):
         generator = torch.Generator().manual_seed(seed)
         logits = 3 * torch.randn(1, classes, dtype=torch.float64, generator=generator)
         slopes = torch.randn(1, classes, dtype=torch.float64, generator=generator)
-        rho = spread_radius(motion_of(logits, slopes)).item()
+        rho = spread_radius(slopes).item()
         assert winding_number(logits[0].tolist(), slopes[0].tolist(), 0.999 * rho) == 0
 
 
 def test_two_equal_logits_put_the_zero_on_the_spread_radius():
-    motion = motion_of(torch.tensor([[1.5, 1.5], [0.0, 8.0]]), torch.tensor([[0.0, 2.0], [0.0, 2.0]]))
-    assert exact_radius(motion)[0] == pytest.approx(spread_radius(motion)[0])
-    assert exact_radius(motion)[1] > spread_radius(motion)[1]
+    logits, slopes = torch.tensor([[1.5, 1.5], [0.0, 8.0]]), torch.tensor([[0.0, 2.0], [0.0, 2.0]])
+    assert exact_radius(logits, slopes)[0] == pytest.approx(spread_radius(slopes)[0])
+    assert exact_radius(logits, slopes)[1] > spread_radius(slopes)[1]
 
 
 def test_exact_radius_refuses_what_it_has_no_formula_for():
     with pytest.raises(ValueError, match="two classes only, these logits have 3"):
-        exact_radius(motion_of(torch.zeros(1, 3), torch.ones(1, 3)))
+        exact_radius(torch.zeros(1, 3), torch.ones(1, 3))
 
 
-@pytest.mark.parametrize(("logits", "slopes"), [((2, 1), (2, 1)), ((2, 3), (2, 4)), ((), ())])
-def test_shapes_that_are_no_softmax(logits, slopes):
-    with pytest.raises(ValueError, match="differ in shape|at least two classes"):
-        motion_of(torch.zeros(logits), torch.zeros(slopes))
+@pytest.mark.parametrize("shape", [(2, 1), (2, 0), ()])
+def test_shapes_that_are_no_softmax(shape):
+    with pytest.raises(ValueError, match="at least two classes"):
+        slope_spread(torch.zeros(shape))
+
+
+def test_logits_and_slopes_that_do_not_belong_together():
+    with pytest.raises(ValueError, match=r"\(2, 2\) and slopes \(3, 2\) differ in shape"):
+        exact_radius(torch.zeros(2, 2), torch.zeros(3, 2))
 
 
 def test_nan_slopes_give_nan_not_safety():
-    motion = motion_of(torch.zeros(1, 3), torch.tensor([[0.0, math.nan, 1.0]]))
-    assert not step_ratio(motion).max() <= 1.0
+    assert not step_ratio(torch.tensor([[0.0, math.nan, 1.0]])).max() <= 1.0
 
 
 def test_leading_dimensions_are_free():
-    logits, slopes = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
-    flat = step_ratio(motion_of(logits.flatten(0, 1), slopes.flatten(0, 1)))
-    torch.testing.assert_close(step_ratio(motion_of(logits, slopes)).flatten(), flat)
+    slopes = torch.randn(2, 3, 4)
+    torch.testing.assert_close(step_ratio(slopes).flatten(), step_ratio(slopes.flatten(0, 1)))
