@@ -16,6 +16,10 @@ _FOREIGN_INPUTS = (
     "The model's inputs were computed by other trained parameters, so its logits move by more than its own update; "
     "attach to the module that holds both"
 )
+_NO_CLASSES_YET = (
+    "The gradient of the loss on the logits is all zero or not finite, and no earlier one has told which dimension "
+    "holds the classes; it is looked at again at the next step"
+)
 
 
 class ModelCall(NamedTuple):
@@ -129,6 +133,8 @@ class CallCapture:
             if error is None and self._pick is None and self._class_dim is None:
                 try:
                     self._class_dim = class_dimension(gradient)
+                    if self._class_dim is None and gradient.ndim > 2:
+                        raise ValueError(_NO_CLASSES_YET)
                 except Exception as e:
                     error = e
             self._calls.append(ModelCall(args, kwargs, random, sample, autocast, self._class_dim or -1, error))
