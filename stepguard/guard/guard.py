@@ -124,7 +124,10 @@ class Guard:
     def _measure(self, seen: SeenStep, norms: list[float]) -> float:
         m = self._movement
         moved = [(p, old, u) for p, old, u, norm in zip(m.params, m.old, m.update, norms, strict=True) if norm > 0]
+        before = self._probe.estimator.kind
         spreads, quantile = self._probe.spreads(seen, moved), self._settings.quantile
+        if self._probe.estimator.kind != before:
+            self._fall_back()
         return float(spreads.max() if quantile == 1 else spreads.float().quantile(quantile)) / math.pi
 
     def _report(self, r: float, tau: float, scale: float, started: float) -> None:
@@ -140,6 +143,7 @@ class Guard:
             lr=lr,
             lr_applied=scale * lr,
             target=self._settings.target,
+            estimator=self._probe.estimator.kind,
             cost_share=(self._seconds + now - started) / (now - self._previous_end) if self._previous_end else None,
         )
         self._record(reading)
@@ -147,6 +151,11 @@ class Guard:
             event = breach_event(reading)
             log.info(event.message)
             self._record(event)
+
+    def _fall_back(self) -> None:
+        message = f"r is measured by a finite difference from step {self.step} on: {self._probe.estimator.reason}"
+        self._record(Event(self.step, "fallback", message))
+        self._warn_once("fallback", message)
 
     def _cannot(self, error: Exception) -> None:
         """Fail open: the step stands as the optimizer made it, and the user is told once."""

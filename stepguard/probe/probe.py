@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from stepguard.geometry import slope_spread
 from stepguard.probe.capture import NOTHING_SEEN, CallCapture, SeenStep
+from stepguard.probe.estimator import SlopeEstimator
 from stepguard.probe.replay import Replay
 from stepguard.probe.slopes import load_forward_mode
 
@@ -31,6 +32,11 @@ class Probe:
         load_forward_mode()
         self._replay = Replay(model, pick)
         self._capture = None if forward else CallCapture(model, pick)
+
+    @property
+    def estimator(self) -> SlopeEstimator:
+        """How the slopes are taken."""
+        return self._replay.estimator
 
     def take(self) -> SeenStep:
         """What was seen since the last time; forgotten here, so that no batch outlives its step."""

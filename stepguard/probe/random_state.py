@@ -46,12 +46,11 @@ def set_random_state(state: RandomState, device: torch.device) -> None:
 
 
 @contextmanager
-def replaying(state: RandomState | None, device: torch.device) -> Iterator[None]:
+def replaying(state: RandomState, device: torch.device) -> Iterator[None]:
     """Draw again what was drawn from ``state`` on, then leave the generators as they were found."""
     found = random_state(device)
     try:
-        if state is not None:
-            set_random_state(state, device)
+        set_random_state(state, device)
         yield
     finally:
         set_random_state(found, device)

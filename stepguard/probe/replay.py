@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -10,9 +11,16 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stepguard.probe.capture import ModelCall, fingerprint
+from stepguard.probe.estimator import SlopeEstimator
 from stepguard.probe.logits import find_logits
-from stepguard.probe.random_state import device_of, replaying
-from stepguard.probe.slopes import logits_and_slopes
+from stepguard.probe.random_state import RandomState, device_of, random_state, replaying
+from stepguard.probe.slopes import Forward
+
+_OTHER_LOGITS = (
+    "running the model again on the same batch gave other logits than training saw, so its forward depends on more "
+    "than inputs, weights, buffers and random state (or the batch was changed in place); pass forward=, a function "
+    "that runs the model on a batch and returns its logits"
+)
 
 
 class Replay:
@@ -21,11 +29,15 @@ class Replay:
     Args:
         model: The module whose forward returns the logits.
         pick: From the model's output to the logits; None finds them.
+
+    Attributes:
+        estimator: How the slopes are taken.
     """
 
     def __init__(self, model: nn.Module, pick: Callable[[Any], Tensor] | None = None):
         self._model, self._pick = model, pick or find_logits
         self._recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
+        self.estimator = SlopeEstimator()
 
     def call(self, call: ModelCall, params: dict[str, Tensor], update: dict[str, Tensor]) -> Tensor:
         """Slopes of the logits of one logged call, classes last.
@@ -33,43 +45,44 @@ class Replay:
         Raises:
             RuntimeError: If the replay does not give the logits that training saw.
         """
-        with replaying(call.random, device_of(self._model)):
-            logits, slopes = self._run(lambda m: self._pick(m(*call.args, **call.kwargs)), params, update)
-        again = fingerprint(logits)
-        # Training may have run at half precision where the replay does not.
-        half = call.autocast or call.fingerprint.dtype in (torch.float16, torch.bfloat16)
-        atol = (0.1 if half else 1e-3) * float(call.fingerprint.abs().max().nan_to_num(posinf=0.0)) + 1e-6
-        if again.shape != call.fingerprint.shape or not torch.allclose(
-            again.float(), call.fingerprint.float(), rtol=0, atol=atol, equal_nan=True
-        ):
-            raise RuntimeError(
-                "running the model again on the same batch gave other logits than training saw, so its forward depends "
-                "on more than inputs, weights, buffers and random state (or the batch was changed in place); "
-                "pass forward=, a function that runs the model on a batch and returns its logits"
-            )
+
+        def forward(model: nn.Module) -> Tensor:
+            return self._pick(model(*call.args, **call.kwargs))
+
+        def recognise(logits: Tensor) -> None:
+            again = fingerprint(logits)
+            # Training may have run at half precision where the replay does not.
+            half = call.autocast or call.fingerprint.dtype in (torch.float16, torch.bfloat16)
+            atol = (0.1 if half else 1e-3) * float(call.fingerprint.abs().max().nan_to_num(posinf=0.0)) + 1e-6
+            if again.shape != call.fingerprint.shape or not torch.allclose(
+                again.float(), call.fingerprint.float(), rtol=0, atol=atol, equal_nan=True
+            ):
+                raise RuntimeError(_OTHER_LOGITS)
+
+        run = self._runner(forward, call.random)
+        slopes = self.estimator.slopes(run, params, update, call.class_dim, recognise)
         return slopes.movedim(call.class_dim, -1)
 
     def function(
         self, forward: Callable[[nn.Module], Tensor], params: dict[str, Tensor], update: dict[str, Tensor]
     ) -> Tensor:
         """Slopes of the logits of whatever ``forward`` does with the model, classes last."""
-        with replaying(None, device_of(self._model)):
-            return self._run(forward, params, update)[1]
+        run = self._runner(forward, random_state(device_of(self._model)))
+        return self.estimator.slopes(run, params, update, -1, recognise=lambda logits: None)
 
-    def _run(
-        self, forward: Callable[[nn.Module], Tensor], params: dict[str, Tensor], update: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        target = _Forward(self._model, forward)
-        buffers = {f"model.{name}": b.clone() for name, b in self._model.named_buffers()}
+    def _runner(self, forward: Callable[[nn.Module], Tensor], random: RandomState) -> Forward:
+        """``forward`` as a function of the parameters, the same at every call."""
+        target, device = _Forward(self._model, forward), device_of(self._model)
 
         def run(inputs: dict[str, Tensor]) -> Tensor:
-            state = {f"model.{name}": value for name, value in inputs.items()} | buffers
-            logits = torch.func.functional_call(target, state, ())
+            state = {f"model.{name}": b.clone() for name, b in self._model.named_buffers()}
+            state |= {f"model.{name}": value for name, value in inputs.items()}
+            with replaying(random, device), _differentiable_kernels(device, self._recurrent):
+                logits = torch.func.functional_call(target, state, ())
             assert isinstance(logits, Tensor)
             return logits
 
-        with _differentiable_kernels(device_of(self._model), self._recurrent):
-            return logits_and_slopes(run, params, update)
+        return run
 
 
 class _Forward(nn.Module):
@@ -95,6 +108,8 @@ def _differentiable_kernels(device: torch.device, recurrent: bool) -> Iterator[N
         for kind in {"cpu", device.type}:
             stack.enter_context(torch.autocast(kind, enabled=False))
         if recurrent:  # elsewhere it would only slow the convolutions down
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")  # setting this flag warns of GPUs that are not there
             stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))

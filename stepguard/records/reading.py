@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 
 class Reading(NamedTuple):
-    """What was measured at one optimizer step, and what was done about it. Plain floats, JSON-able.
+    """What was measured at one optimizer step, and what was done about it. Plain values, JSON-able.
 
     Lengths (``tau``, ``rho``) are in the parameters' own unit, the Euclidean norm over everything the
     optimizer moves; ``r`` and ``scale`` have none. A step that was not finite has ``nan`` for what
@@ -34,6 +34,8 @@ class Reading(NamedTuple):
     """``scale * lr``: the rate whose step was really made."""
     target: float
     """Limit on r that was in force."""
+    estimator: str = "forward"
+    """How the slopes were taken: ``"forward"`` mode, or finite ``"difference"`` where that cannot be relied on."""
     cost_share: float | None = None
     """stepguard's share of the time since the previous step; None at the first."""
 
@@ -51,7 +53,8 @@ class Event(NamedTuple):
     """Something that happened at a step and that a person may want to read about.
 
     ``kind`` is one of ``breach`` (beyond the target and let through, in observe), ``clamp`` (made
-    shorter), ``withheld`` (not finite, not made), ``skipped`` (the optimizer moved nothing) and
+    shorter), ``withheld`` (not finite, not made), ``skipped`` (the optimizer moved nothing),
+    ``fallback`` (slopes are taken by another estimator from here on) and
     ``unmeasured`` (training went on without a reading; the message says why).
     """
 

@@ -165,7 +165,7 @@ def test_resume_equals_uninterrupted(tmp_path):
         torch.manual_seed(0)
         module, guard = Module(lr=10.0), StepGuard(target=0.2, strict=True)
         run = trainer(tmp_path, guard, max_epochs=epochs)
-        run.fit(module, data(), ckpt_path=checkpoint, weights_only=False)
+        run.fit(module, data(), ckpt_path=checkpoint)
         return run, module, guard
 
     _, whole, guard = fit(4)

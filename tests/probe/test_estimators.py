@@ -1,0 +1,153 @@
+"""Which estimator a model gets, and that its r is right: against float64 central differences of the true forward."""
+
+import copy
+import math
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import stepguard
+from stepguard.records import Memory
+
+
+class Bag(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bag, self.head = nn.EmbeddingBag(9, 8), nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.head(self.bag((x.abs() * 4).long() % 9).tanh())
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * ctx.saved_tensors[0] * gradient
+
+
+class Head(nn.Module):
+    """A hidden layer, something peculiar, a head."""
+
+    def __init__(self, middle):
+        super().__init__()
+        self.body, self.middle, self.head = nn.Linear(12, 8), middle, nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.head(self.middle(self.body(x)))
+
+
+class Call(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function
+
+
+class Reentrant(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Linear(12, 8), nn.Tanh()), nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.head(checkpoint(self.body, x.requires_grad_(), use_reentrant=True))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.cells, self.head = kind(3, 8, batch_first=True), nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.head(self.cells(x.unflatten(1, (4, 3)))[0][:, -1])
+
+
+def weight_norm():
+    return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(12, 8)), nn.Tanh(), nn.Linear(8, 5))
+
+
+CASES = {
+    "mlp": ("forward", lambda: nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 5))),
+    "gru": ("forward", lambda: Recurrent(nn.GRU)),
+    "lstm": ("forward", lambda: Recurrent(nn.LSTM)),
+    "weight norm": (None, weight_norm),
+    "embedding bag": ("difference", Bag),
+    "custom function without jvp": ("difference", lambda: Head(Call(Square.apply))),
+    "reentrant checkpoint": ("difference", Reentrant),
+    "a detached path that moves": ("difference", lambda: Head(Call(lambda h: h.tanh() + 2 * h.detach()))),
+    "item": ("difference", lambda: Head(Call(lambda h: h * (5 * h[0, 0].item())))),
+}
+
+
+def true_r(model, old, new, x):
+    twin = copy.deepcopy(model).double()
+    size, logits = 1e-5, []
+    for sign in (1, -1):
+        for name, p in twin.named_parameters():
+            p.data = old[name].double() + sign * size * (new[name].double() - old[name].double())
+        logits.append(twin(x.double()).detach())
+    slopes = (logits[0] - logits[1]) / (2 * size)
+    return float((slopes.amax(-1) - slopes.amin(-1)).max() / math.pi)
+
+
+def parameters(model):
+    return {n: p.detach().clone() for n, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("lr", [1e-3, 1.0, 100.0])
+def test_r_is_right_whatever_the_model_is_made_of(case, lr, batch):
+    estimator, build = CASES[case]
+    x, y = batch
+    model, memory = build(), Memory()
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    with stepguard.attach(model, optimizer, action="observe", strict=True, recorders=[memory]) as guard:
+        old = parameters(model)
+        F.cross_entropy(model(x.clone()), y).backward()
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            optimizer.step()
+    reading = guard.last
+    assert estimator in (None, reading.estimator)
+    exact = reading.estimator == "forward"
+    assert reading.r == pytest.approx(true_r(model, old, parameters(model), x), rel=1e-4 if exact else 0.05)
+    assert [e.kind for e in memory.events if e.kind == "fallback"] == [] if exact else ["fallback"]
+    assert len(said) == (0 if exact else 1)
+    if not exact:
+        assert "by a finite difference from step 0 on: forward mode" in str(said[0].message)
+
+
+def test_what_only_pretends_to_be_smooth_is_refused(batch):
+    straight_through = Call(lambda h: h + (h.round() - h).detach())
+    model = Head(straight_through)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with stepguard.attach(model, optimizer) as guard, pytest.warns(UserWarning, match="move in jumps.*forward="):
+        for _ in range(2):
+            optimizer.zero_grad()
+            F.cross_entropy(model(batch[0]), batch[1]).backward()
+            optimizer.step()
+    assert guard.last is None
+
+
+@pytest.mark.parametrize("case", ["embedding bag", "a detached path that moves"])
+def test_a_clamp_by_differences_holds_the_target(case, batch):
+    x, y = batch
+    model = CASES[case][1]()
+    optimizer = torch.optim.SGD(model.parameters(), lr=50.0)
+    with stepguard.attach(model, optimizer) as guard, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(3):
+            old = parameters(model)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            if guard.last.r > 1:
+                assert true_r(model, old, parameters(model), x) == pytest.approx(1.0, rel=0.05)
+    assert guard.last.estimator == "difference"
