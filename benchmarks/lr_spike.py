@@ -1,7 +1,7 @@
 """Protocols A1 and A2 of "Ghosts of Softmax" (arXiv 2603.13552): training through a learning-rate spike.
 
     python -m benchmarks.lr_spike a1      # the MLP, spike held to the end (about 2 minutes on 2 cores)
-    python -m benchmarks.lr_spike a2      # transformer, MLP+LN, CNN+BN (about 40 minutes; --models picks)
+    python -m benchmarks.lr_spike a2      # transformer, MLP+LN, CNN+BN (an hour or more; --models and --only pick)
 
 Prints Markdown tables. The largest r really taken is not the guard's own: a float64 Jacobian-vector product by
 torch.func.jvp of the parameters' difference over each step, on what the guard had measured.
@@ -79,8 +79,9 @@ def median(outcomes: list[Outcome]) -> Outcome:
     return Outcome(*(statistics.median(values) for values in zip(*outcomes, strict=True)))
 
 
-def rows(runs: dict[str, dict], seeds: int, make, label: str) -> None:
+def rows(runs: dict[str, dict], seeds: int, make, label: str, only: str) -> None:
     """Run every named variant over the seeds and print one line each."""
+    runs = {name: changes for name, changes in runs.items() if only in name}
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(label, total=len(runs) * seeds)
         for name, changes in runs.items():
@@ -104,7 +105,7 @@ def header(seeds: int) -> None:
     print("|---|---|---|---|---|---|---|")
 
 
-def a1(seeds: int, factor: float) -> None:
+def a1(seeds: int, factor: float, only: str) -> None:
     spike = Spike(factor, SPIKE_AT)
     clamp = {"spike": spike, "action": "clamp"}
     variants = {
@@ -123,10 +124,11 @@ def a1(seeds: int, factor: float) -> None:
             seeds,
             lambda seed, lr=lr: Run(MODELS["mlp"], digits_stratified(seed), seed, lr, 200, batch_size=64),
             f"{lr:g}",
+            only,
         )
 
 
-def a2(seeds: int, factor: float, models: list[str]) -> None:
+def a2(seeds: int, factor: float, models: list[str], only: str) -> None:
     once, held = Spike(factor, SPIKE_AT, 1), Spike(factor, SPIKE_AT)
     variants = {
         "no spike": {},
@@ -141,7 +143,7 @@ def a2(seeds: int, factor: float, models: list[str]) -> None:
     data = digits_in_order()
     header(seeds)
     for name in models:
-        rows(variants, seeds, lambda seed, name=name: Run(MODELS[name], data, seed, 0.015, 200), name)
+        rows(variants, seeds, lambda seed, name=name: Run(MODELS[name], data, seed, 0.015, 200), name, only)
 
 
 def main() -> None:
@@ -150,6 +152,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--factor", type=float, default=1e4, help="the learning rate is multiplied by this")
     parser.add_argument("--models", nargs="+", default=["transformer", "mlp-ln", "cnn-bn"], choices=list(MODELS))
+    parser.add_argument("--only", default="", metavar="TEXT", help="only the runs whose name has this text")
     parser.add_argument("--threads", type=int, default=1, help="small models lose by more (default 1)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -157,9 +160,9 @@ def main() -> None:
     print(f"torch {torch.__version__}, {options.threads} thread(s), {platform.machine()}, Python {version}")
     print(f"\nProtocol {options.protocol.upper()}, learning rate x{options.factor:g} from step {SPIKE_AT}.")
     if options.protocol == "a1":
-        a1(options.seeds, options.factor)
+        a1(options.seeds, options.factor, options.only)
     else:
-        a2(options.seeds, options.factor, options.models)
+        a2(options.seeds, options.factor, options.models, options.only)
 
 
 if __name__ == "__main__":

@@ -109,8 +109,11 @@ class Guard:
                 r = self._measure(seen, norms) if 0 < tau < math.inf else 0.0 if tau == 0 else math.nan
         except Exception as error:
             failure = error
-        # Whatever happened here, the other ranks wait for this.
-        r = agree(r, self._optimizer.param_groups[0]["params"][0].device)
+        try:
+            # Whatever happened here, the other ranks wait for this.
+            r = agree(r, self._optimizer.param_groups[0]["params"][0].device)
+        except Exception as error:
+            r, failure = None, error
         if r is None:
             self._cannot(failure or RuntimeError("another rank could not measure"))
         elif tau == 0:

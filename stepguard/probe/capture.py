@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -42,9 +43,11 @@ class SeenStep(NamedTuple):
     forwards: int
     """All calls under grad."""
     seconds: float
+    error: Exception | None
+    """What went wrong while watching them, where that kept a call from being kept."""
 
 
-NOTHING_SEEN = SeenStep([], 0, 0.0)
+NOTHING_SEEN = SeenStep([], 0, 0.0, None)
 
 
 def fingerprint(logits: Tensor) -> Tensor:
@@ -70,6 +73,7 @@ class CallCapture:
         self._forwards = 0
         self._calls: list[ModelCall] = []
         self._seconds = 0.0
+        self._error: Exception | None = None
         self._handles = (
             # First of the pre-hooks: the replay runs the others again and must feed them what they were fed.
             model.register_forward_pre_hook(_ModuleHook(model, self._before), with_kwargs=True, prepend=True),
@@ -83,28 +87,35 @@ class CallCapture:
 
     def take(self) -> SeenStep:
         """What was seen since the last time, oldest call first; it is forgotten here."""
-        seen = SeenStep(self._calls, self._forwards, self._seconds)
-        self._calls, self._forwards, self._seconds = [], 0, 0.0
+        seen = SeenStep(self._calls, self._forwards, self._seconds, self._error)
+        self._calls, self._forwards, self._seconds, self._error = [], 0, 0.0, None
         return seen
 
     def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.is_grad_enabled():
-            started = time.perf_counter()
-            self._random = random_state(device_of(self._model))
-            # Gradients that are gone belong to a step that was never made, as when a GradScaler skips one.
-            if self._calls and all(p.grad is None for p in self._model.parameters()):
-                self._calls = []
-            self._seconds += time.perf_counter() - started
+            with self._at_own_cost():
+                self._random = random_state(device_of(self._model))
+                # Gradients that are gone belong to a step that was never made, as when a GradScaler skips one.
+                if self._calls and all(p.grad is None for p in self._model.parameters()):
+                    self._calls = []
 
     def _after(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if not torch.is_grad_enabled() or self._random is None:
-            return
+        if torch.is_grad_enabled():
+            self._forwards += 1
+            random, self._random = self._random, None
+            if random is not None:
+                with self._at_own_cost():
+                    self._watch(args, kwargs, output, random)
+
+    @contextmanager
+    def _at_own_cost(self) -> Iterator[None]:
+        """Time what is done inside, and let no error of ours out into the user's forward."""
         started = time.perf_counter()
-        self._forwards += 1
         try:
-            self._watch(args, kwargs, output, self._random)
+            yield
+        except Exception as error:
+            self._error = error
         finally:
-            self._random = None
             self._seconds += time.perf_counter() - started
 
     def _watch(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, random: RandomState) -> None:

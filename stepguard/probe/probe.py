@@ -66,6 +66,8 @@ class Probe:
             assert self._forward is not None
             return slope_spread(self._replay.function(self._forward, params, update)).flatten()
         if not seen.calls:
+            if seen.error:
+                raise seen.error
             raise ValueError(_no_call(seen.forwards))
         for call in seen.calls:
             if call.error:

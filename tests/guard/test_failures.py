@@ -251,3 +251,27 @@ def test_no_batch_outlives_a_step_that_failed():
         run(model, optimizer, [(x, y)])
         del x
         assert alive() is None
+
+
+@pytest.mark.parametrize("broken", ["random_state", "fingerprint"])
+def test_an_error_while_watching_stays_out_of_the_forward(broken, batch, monkeypatch):
+    def fail(*args):
+        raise OSError("no such device")
+
+    monkeypatch.setattr(f"stepguard.probe.capture.{broken}", fail)
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with stepguard.attach(model, optimizer), pytest.warns(UserWarning, match="no such device"):
+        run(model, optimizer, [batch])
+
+
+def test_ranks_that_cannot_talk_do_not_end_the_run(batch, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("connection reset")
+
+    monkeypatch.setattr("stepguard.guard.guard.agree", fail)
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with stepguard.attach(model, optimizer) as guard, pytest.warns(UserWarning, match="connection reset"):
+        run(model, optimizer, [batch])
+    assert guard.last is None and guard.step == 1
