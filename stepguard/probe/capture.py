@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from stepguard.probe.logits import class_dimension, find_logits
+from stepguard.probe.logits import check_scale, class_dimension, find_logits
 from stepguard.probe.random_state import RandomState, device_of, random_state
 
 _FINGERPRINT_SIZE = 256
@@ -121,7 +121,7 @@ class CallCapture:
     def _watch(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, random: RandomState) -> None:
         """Have the call kept as soon as a gradient reaches its logits."""
         error: Exception | None = None
-        sample = torch.empty(0)
+        sample = values = torch.empty(0)
         # With a user's function the logits may be beside the path to the loss: then watch the whole output.
         watched = tree_leaves(_as_tree(output))
         try:
@@ -129,6 +129,7 @@ class CallCapture:
                 raise ValueError(_FOREIGN_INPUTS)
             logits = (self._pick or find_logits)(output)
             sample = fingerprint(logits)
+            values = logits.detach() if self._class_dim is None else sample  # looked at once only
             if self._pick is None:
                 watched = [logits]
         except Exception as e:  # the guard reports it when the step comes; a forward must not raise it
@@ -143,9 +144,12 @@ class CallCapture:
             reached = True
             if error is None and self._pick is None and self._class_dim is None:
                 try:
-                    self._class_dim = class_dimension(gradient)
-                    if self._class_dim is None and gradient.ndim > 2:
+                    found = class_dimension(gradient)
+                    if found is not None:
+                        check_scale(values, gradient, found)
+                    elif gradient.ndim > 2:
                         raise ValueError(_NO_CLASSES_YET)
+                    self._class_dim = found
                 except Exception as e:
                     error = e
             self._calls.append(ModelCall(args, kwargs, random, sample, autocast, self._class_dim or -1, error))

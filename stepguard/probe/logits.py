@@ -8,6 +8,9 @@ from torch import Tensor
 # A softmax cross-entropy does not see all logits of a sample rise alike, so its gradient sums to zero over
 # the classes. 5% leaves room for half precision and for a small z-loss on top; other losses miss by far.
 _SHIFT_TOLERANCE = 0.05
+# Label smoothing of 0.3 looks like a factor of 1.4 while the model is undecided; it is none.
+_SCALE_TOLERANCE = 1.5
+_ROWS_LOOKED_AT = 64
 
 
 class LogitsError(ValueError):
@@ -74,6 +77,40 @@ def class_dimension(gradient: Tensor) -> int | None:
             "nothing to say about regression or independent sigmoids"
         )
     return candidates[best]
+
+
+def check_scale(logits: Tensor, gradient: Tensor, class_dim: int) -> None:
+    """Refuse logits that the loss scales before its softmax, as in ``cross_entropy(logits / T, y)``.
+
+    Beside the label, the gradient is proportional to the probabilities, so its logarithm rises with the
+    logits by exactly what they are multiplied by. Rows with one label tell it; smoothed or mixed labels
+    and two classes do not, and pass.
+
+    Raises:
+        LogitsError: Naming the factor, and what to pass.
+
+    Example:
+        >>> z = torch.tensor([[0.0, 1.0, 2.0, 4.0]])
+        >>> check_scale(z, z.softmax(-1) - torch.tensor([[1.0, 0, 0, 0]]), -1)
+    """
+    z_NC = logits.detach().movedim(class_dim, -1).flatten(0, -2).double()
+    g_NC = gradient.detach().movedim(class_dim, -1).flatten(0, -2).double()
+    labelled_N = ((g_NC < 0).sum(-1) == 1) & ((g_NC > 0).sum(-1) == g_NC.shape[-1] - 1)
+    rows = labelled_N.nonzero()[:_ROWS_LOOKED_AT, 0]
+    if g_NC.shape[-1] < 3 or len(rows) == 0:
+        return
+    others = g_NC[rows] > 0
+    log_g = g_NC[rows][others].log().view(len(rows), -1)
+    z = z_NC[rows][others].view(len(rows), -1)
+    log_g, z = log_g - log_g.mean(-1, keepdim=True), z - z.mean(-1, keepdim=True)
+    covariance, z_square, g_square = (log_g * z).sum(-1), z.square().sum(-1), log_g.square().sum(-1)
+    factor = (covariance / z_square).median().item()
+    straight = (covariance.square() / (z_square * g_square)).median().item()
+    if straight > 0.999 and not 1 / _SCALE_TOLERANCE <= factor <= _SCALE_TOLERANCE:
+        raise LogitsError(
+            f"the softmax in the loss is of these logits times {factor:.3g}, not of the logits themselves, so r would "
+            "be wrong by that factor; pass logits=, as in logits=lambda z: z / temperature"
+        )
 
 
 def _describe(output: Any) -> str:

@@ -123,6 +123,7 @@ CANNOT = {
         lambda z, y: F.binary_cross_entropy_with_logits(z, F.one_hot(y, 5).float()),
         "not a softmax cross-entropy",
     ),
+    "temperature": (mlp, lambda z, y: F.cross_entropy(z / 0.1, y), "times 10, not of the logits themselves"),
     "one class": (OneLogit, lambda z, y: z.square().mean(), "at least two classes"),
     "no logits": (Scores, scores_loss, r"a dict with keys \['scores'\].*pass logits="),
     "another forward the second time": (Stateful, F.cross_entropy, "gave other logits than training saw.*forward="),

@@ -281,6 +281,17 @@ def test_logits_picked_by_the_user_for_a_binary_head():
     assert guard.last.r > 1 and move.abs().max().item() == pytest.approx(math.pi, rel=1e-4)
 
 
+def test_a_temperature_the_user_tells(batch):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=10.0)
+    with stepguard.attach(model, optimizer, logits=lambda z: z / 0.1, strict=True) as guard:
+        old = parameters_of(model)
+        F.cross_entropy(model(batch[0]) / 0.1, batch[1]).backward()
+        optimizer.step()
+    assert guard.last.r > 1
+    assert dense_r(model, old, parameters_of(model), batch[0]) == pytest.approx(0.1, rel=1e-4)
+
+
 def test_a_cadence_of_three_measures_every_third_step(batch):
     model, memory = mlp(), Memory()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stepguard.probe.logits import LogitsError, class_dimension, find_logits
+from stepguard.probe.logits import LogitsError, check_scale, class_dimension, find_logits
 
 Z = torch.ones(2, 3)
 
@@ -31,6 +31,7 @@ SOFTMAX_LOSSES = {
     "mean": ((4, 5), lambda z: F.cross_entropy(z, LABELS), -1),
     "sum": ((4, 5), lambda z: F.cross_entropy(z, LABELS, reduction="sum"), -1),
     "smoothed": ((4, 5), lambda z: F.cross_entropy(z, LABELS, label_smoothing=0.1), -1),
+    "smoothed a lot": ((4, 5), lambda z: F.cross_entropy(z, LABELS, label_smoothing=0.3), -1),
     "weighted": ((4, 5), lambda z: F.cross_entropy(z, LABELS, weight=torch.rand(5)), -1),
     "ignored": ((4, 5), lambda z: F.cross_entropy(z, torch.tensor([1, -100, -100, 2])), -1),
     "soft labels": ((4, 5), lambda z: F.cross_entropy(z, torch.rand(4, 5).softmax(-1)), -1),
@@ -47,6 +48,23 @@ SOFTMAX_LOSSES = {
 def test_the_gradient_tells_where_the_classes_are(case):
     shape, loss, dimension = SOFTMAX_LOSSES[case]
     assert class_dimension(gradient(shape, loss)) == dimension
+
+
+@pytest.mark.parametrize("case", SOFTMAX_LOSSES)
+@pytest.mark.parametrize("size", [0.01, 1.0, 8.0])
+def test_a_softmax_of_the_logits_themselves_passes(case, size):
+    shape, loss, dimension = SOFTMAX_LOSSES[case]
+    z = (size * torch.randn(shape)).requires_grad_()
+    loss(z).backward()
+    check_scale(z, z.grad, dimension)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.5, 2.0, 10.0])
+def test_a_temperature_is_found(temperature):
+    z = torch.randn(4, 5, requires_grad=True)
+    F.cross_entropy(z / temperature, LABELS, weight=torch.rand(5)).backward()
+    with pytest.raises(LogitsError, match=f"these logits times {1 / temperature:.3g}.*pass logits="):
+        check_scale(z, z.grad, -1)
 
 
 @pytest.mark.parametrize(
