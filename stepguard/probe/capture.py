@@ -129,9 +129,10 @@ class CallCapture:
                 raise ValueError(_FOREIGN_INPUTS)
             logits = (self._pick or find_logits)(output)
             sample = fingerprint(logits)
-            values = logits.detach() if self._class_dim is None else sample  # looked at once only
             if self._pick is None:
                 watched = [logits]
+                if self._class_dim is None:
+                    values = logits.detach().clone()  # looked at once only, and not after an in-place change
         except Exception as e:  # the guard reports it when the step comes; a forward must not raise it
             error = e
         autocast = torch.is_autocast_enabled(device_of(self._model).type)

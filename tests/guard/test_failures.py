@@ -124,6 +124,11 @@ CANNOT = {
         "not a softmax cross-entropy",
     ),
     "temperature": (mlp, lambda z, y: F.cross_entropy(z / 0.1, y), "times 10, not of the logits themselves"),
+    "temperature, in place": (
+        mlp,
+        lambda z, y: F.cross_entropy(z.mul_(10), y),
+        "times 10, not of the logits themselves",
+    ),
     "one class": (OneLogit, lambda z, y: z.square().mean(), "at least two classes"),
     "no logits": (Scores, scores_loss, r"a dict with keys \['scores'\].*pass logits="),
     "another forward the second time": (Stateful, F.cross_entropy, "gave other logits than training saw.*forward="),
