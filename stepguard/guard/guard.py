@@ -51,7 +51,10 @@ class Guard:
             handle.remove()
         self._probe.remove()
         for recorder in self._recorders:
-            recorder.close()
+            try:
+                recorder.close()
+            except Exception as error:
+                self._warn_once(recorder, f"{type(recorder).__name__} could not be closed ({error})")
         self._hooks, self._recorders, self._movement, self._due = (), [], Movement(), False
 
     def __enter__(self) -> Guard:
@@ -62,12 +65,14 @@ class Guard:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on exactly as it would have."""
-        return {"version": 1, "step": self.step, "last": self.last and self.last.as_dict()}
+        last = self.last and self.last.as_dict()
+        return {"version": 1, "step": self.step, "last": last, "probe": self._probe.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the state of an earlier guard."""
         self.step = state["step"]
         self.last = state["last"] and Reading(**state["last"])
+        self._probe.load_state_dict(state["probe"])
 
     # One step: _begin (gradients are there, nothing has moved) -> the real update -> _end.
 
@@ -76,6 +81,8 @@ class Guard:
         # The batch is what was seen up to here: LBFGS calls its closure again at other parameters.
         self._seen = self._probe.take()
         self._due = self.step % self._settings.every == 0
+        return_gradients(self._held)  # of a step that raised and never came to its end
+        self._held = []
         if self._due:
             try:
                 if self._settings.action != "observe":
@@ -134,7 +141,9 @@ class Guard:
         return float(spreads.max() if quantile == 1 else spreads.float().quantile(quantile)) / math.pi
 
     def _report(self, r: float, tau: float, scale: float, started: float) -> None:
-        lr = max((float(group["lr"]) for group in self._optimizer.param_groups if "lr" in group), default=math.nan)
+        # An optimizer that sets its own rate, such as Adafactor's relative steps, has None here.
+        rates = [group.get("lr") for group in self._optimizer.param_groups]
+        lr = max((float(rate) for rate in rates if rate is not None), default=math.nan)
         now = time.perf_counter()
         self.last = reading = Reading(
             step=self.step,
@@ -188,7 +197,10 @@ class Guard:
     def _warn_once(self, key: object, message: str) -> None:
         if key not in self._said:
             self._said.add(key)
-            warnings.warn(f"stepguard: {message}", stacklevel=2)
+            try:
+                warnings.warn(f"stepguard: {message}", stacklevel=2)
+            except UserWarning:  # the user made warnings errors, which must not end the run in the middle of a step
+                log.warning("stepguard: %s", message)
 
 
 def _origin(error: Exception) -> object:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
 
 from stepguard.probe.logits import check_scale, class_dimension, find_logits
 from stepguard.probe.random_state import RandomState, device_of, random_state
@@ -31,6 +32,8 @@ class ModelCall(NamedTuple):
     random: RandomState
     fingerprint: Tensor
     autocast: bool
+    training: list[bool]
+    """The mode of every submodule."""
     class_dim: int
     error: Exception | None
 
@@ -68,17 +71,22 @@ class CallCapture:
     def __init__(self, model: nn.Module, pick: Callable[[Any], Tensor] | None):
         self._model = model
         self._pick = pick
-        self._class_dim: int | None = None
+        self.class_dim: int | None = None
         self._random: RandomState | None = None
         self._forwards = 0
         self._calls: list[ModelCall] = []
         self._seconds = 0.0
         self._error: Exception | None = None
-        self._handles = (
+        self._accumulated = False
+        self._handles: list[RemovableHandle] = [
             # First of the pre-hooks: the replay runs the others again and must feed them what they were fed.
             model.register_forward_pre_hook(_ModuleHook(model, self._before), with_kwargs=True, prepend=True),
             model.register_forward_hook(_ModuleHook(model, self._after), with_kwargs=True),
-        )
+        ]
+        # One parameter, by the head as a rule, is enough to tell whether a backward pass left gradients.
+        trained = [p for p in model.parameters() if p.requires_grad]
+        if trained:
+            self._handles.append(trained[-1].register_post_accumulate_grad_hook(self._on_gradient))
 
     def remove(self) -> None:
         for handle in self._handles:
@@ -89,18 +97,22 @@ class CallCapture:
         """What was seen since the last time, oldest call first; it is forgotten here."""
         seen = SeenStep(self._calls, self._forwards, self._seconds, self._error)
         self._calls, self._forwards, self._seconds, self._error = [], 0, 0.0, None
+        self._accumulated = False
         return seen
 
+    def _on_gradient(self, _: Tensor) -> None:
+        self._accumulated = True
+
     def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not _in_backward():
             with self._at_own_cost():
                 self._random = random_state(device_of(self._model))
-                # Gradients that are gone belong to a step that was never made, as when a GradScaler skips one.
-                if self._calls and all(p.grad is None for p in self._model.parameters()):
-                    self._calls = []
+                # Gradients that came and are gone belong to a step that was never made: a GradScaler skipped it.
+                if self._accumulated and self._calls and all(p.grad is None for p in self._model.parameters()):
+                    self._calls, self._accumulated = [], False
 
     def _after(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not _in_backward():
             self._forwards += 1
             random, self._random = self._random, None
             if random is not None:
@@ -125,17 +137,19 @@ class CallCapture:
         # With a user's function the logits may be beside the path to the loss: then watch the whole output.
         watched = tree_leaves(_as_tree(output))
         try:
-            if any(t.grad_fn is not None for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)):
+            inputs = [leaf for arg in (*args, *kwargs.values()) for leaf in tree_leaves(_as_tree(arg))]
+            if any(_depends_on_parameters(t) for t in inputs if isinstance(t, Tensor)):
                 raise ValueError(_FOREIGN_INPUTS)
             logits = (self._pick or find_logits)(output)
             sample = fingerprint(logits)
             if self._pick is None:
                 watched = [logits]
-                if self._class_dim is None:
+                if self.class_dim is None:
                     values = logits.detach().clone()  # looked at once only, and not after an in-place change
         except Exception as e:  # the guard reports it when the step comes; a forward must not raise it
             error = e
         autocast = torch.is_autocast_enabled(device_of(self._model).type)
+        training = [m.training for m in self._model.modules()]
         reached = False
 
         def keep(gradient: Tensor) -> None:
@@ -143,21 +157,40 @@ class CallCapture:
             if reached:
                 return
             reached = True
-            if error is None and self._pick is None and self._class_dim is None:
+            if error is None and self._pick is None and self.class_dim is None:
                 try:
                     found = class_dimension(gradient)
                     if found is not None:
                         check_scale(values, gradient, found)
                     elif gradient.ndim > 2:
                         raise ValueError(_NO_CLASSES_YET)
-                    self._class_dim = found
+                    self.class_dim = found
                 except Exception as e:
                     error = e
-            self._calls.append(ModelCall(args, kwargs, random, sample, autocast, self._class_dim or -1, error))
+            self._calls.append(ModelCall(args, kwargs, random, sample, autocast, training, self.class_dim or -1, error))
 
         for tensor in watched:
             if isinstance(tensor, Tensor) and tensor.requires_grad:
                 tensor.register_hook(keep)
+
+
+def _in_backward() -> bool:
+    """Whether this forward is a checkpoint's recomputation, made by a backward pass."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def _depends_on_parameters(tensor: Tensor) -> bool:
+    """Whether a parameter is among what the tensor was computed from; an input that asks for gradients is none."""
+    nodes, met = [tensor.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in met:
+            continue
+        met.add(node)
+        if isinstance(getattr(node, "variable", None), nn.Parameter):
+            return True
+        nodes += [following for following, _ in node.next_functions]
+    return False
 
 
 def _as_tree(output: Any) -> Any:

@@ -49,14 +49,27 @@ def logits_and_differences(
         return float(slope_spread(change.movedim(class_dim, -1)).max()) / math.pi
 
     logits = at(0.0)
+    aim = max(aim, resolution(logits))
     # A power of two, so that scaling by it rounds nothing.
     size = 2.0**-10
     for _ in range(3):
-        seen = r(at(size) - logits)
+        seen = r(_change(at(size), logits))
         if not math.isfinite(seen) or seen > 4 * aim or 0 < seen < aim / 4:
             # What is beyond is not linear there and its size says little: come closer step by step.
             factor = aim / seen if math.isfinite(seen) and seen > 0 else 2.0**-20
             size *= 2.0 ** round(math.log2(min(max(factor, 2.0**-20), 2.0**20)))
         else:
             break
-    return logits, (at(size) - at(-size)) / (2 * size)
+    return logits, _change(at(size), at(-size)) / (2 * size)
+
+
+def resolution(logits: Tensor) -> float:
+    """The r of the smallest perturbation that stands out from the rounding of these logits a hundredfold."""
+    finite = logits[logits.isfinite()]
+    largest = float(finite.abs().max()) if finite.numel() else 0.0
+    return 100 * largest * torch.finfo(logits.dtype).eps / math.pi
+
+
+def _change(after: Tensor, before: Tensor) -> Tensor:
+    # A class masked out with -inf stays where it is; the subtraction would say nan.
+    return torch.where(after == before, 0.0, after - before)

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from stepguard.geometry import step_ratio
-from stepguard.probe.difference import AIM, logits_and_differences
+from stepguard.probe.difference import AIM, logits_and_differences, resolution
 from stepguard.probe.slopes import Forward, logits_and_slopes
 
 Kind = Literal["forward", "difference"]
@@ -20,8 +20,9 @@ _SMOOTHNESS = 0.2
 class SlopeEstimator:
     """Takes the slopes of one model by the best means that is right for it.
 
-    Forward mode, which is compared with a finite difference once before it is relied on; the difference
-    where forward mode cannot run the model or is silently wrong about it.
+    Forward mode, which is compared with a finite difference at the 1st, 2nd, 4th, 8th... measurement, since
+    a model that starts from zeros has little to compare at first; the difference where forward mode cannot
+    run the model or is silently wrong about it.
 
     Attributes:
         kind: Which of the two is in use.
@@ -31,7 +32,15 @@ class SlopeEstimator:
     def __init__(self) -> None:
         self.kind: Kind = "forward"
         self.reason = ""
-        self._checked = False
+        self._measured = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been found out, for a resumed run."""
+        return {"kind": self.kind, "reason": self.reason, "measured": self._measured}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what an earlier run has found out."""
+        self.kind, self.reason, self._measured = state["kind"], state["reason"], state["measured"]
 
     def slopes(
         self,
@@ -62,17 +71,20 @@ class SlopeEstimator:
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, NotImplementedError) as error:
-            if self._checked:
+            if self._measured:
                 raise  # it can run this model, so the trouble is another
             recognise(run(params))
             slopes = _smooth_differences(run, params, update, class_dim)
             self.kind, self.reason = "difference", f"forward mode cannot run it ({_first_sentence(error)})"
             return slopes
         recognise(logits)
+        self._measured += 1
         # In half precision a difference has no digits to check with.
-        if self._checked or not params or any(p.dtype not in (torch.float32, torch.float64) for p in params.values()):
-            return slopes
-        return self._check(slopes, run, params, update, class_dim)
+        precise = all(p.dtype in (torch.float32, torch.float64) for p in params.values())
+        if params and precise and self._measured.bit_count() == 1:
+            # Nor where the logits of a model that has blown up leave it none.
+            return slopes if resolution(logits) > AIM else self._check(slopes, run, params, update, class_dim)
+        return slopes
 
     def _check(
         self, slopes: Tensor, run: Forward, params: dict[str, Tensor], update: dict[str, Tensor], class_dim: int
@@ -80,8 +92,7 @@ class SlopeEstimator:
         forward_r = r = _largest_r(slopes, class_dim)
         for aim in (AIM, AIM / 16):  # the larger one has the digits, the smaller one meets fewer ReLU kinks
             r = _largest_r(logits_and_differences(run, params, update, class_dim, aim)[1], class_dim)
-            self._checked = abs(forward_r - r) <= _AGREEMENT * r
-            if self._checked:
+            if abs(forward_r - r) <= _AGREEMENT * r:
                 return slopes
         if not (math.isfinite(forward_r) and math.isfinite(r)):
             return slopes  # nothing to compare yet

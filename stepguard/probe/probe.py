@@ -38,6 +38,16 @@ class Probe:
         """How the slopes are taken."""
         return self._replay.estimator
 
+    def state_dict(self) -> dict[str, Any]:
+        """What has been found out about the model, for a resumed run."""
+        return {"estimator": self.estimator.state_dict(), "class_dim": self._capture and self._capture.class_dim}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what an earlier run has found out."""
+        self.estimator.load_state_dict(state["estimator"])
+        if self._capture:
+            self._capture.class_dim = state["class_dim"]
+
     def take(self) -> SeenStep:
         """What was seen since the last time; forgotten here, so that no batch outlives its step."""
         return self._capture.take() if self._capture else NOTHING_SEEN

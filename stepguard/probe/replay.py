@@ -15,6 +15,7 @@ from stepguard.probe.estimator import SlopeEstimator
 from stepguard.probe.logits import find_logits
 from stepguard.probe.random_state import RandomState, device_of, random_state, replaying
 from stepguard.probe.slopes import Forward
+from stepguard.probe.traces import no_traces
 
 _OTHER_LOGITS = (
     "running the model again on the same batch gave other logits than training saw, so its forward depends on more "
@@ -59,7 +60,7 @@ class Replay:
             ):
                 raise RuntimeError(_OTHER_LOGITS)
 
-        run = self._runner(forward, call.random)
+        run = self._runner(forward, call.random, call.training)
         slopes = self.estimator.slopes(run, params, update, call.class_dim, recognise)
         return slopes.movedim(call.class_dim, -1)
 
@@ -70,14 +71,20 @@ class Replay:
         run = self._runner(forward, random_state(device_of(self._model)))
         return self.estimator.slopes(run, params, update, -1, recognise=lambda logits: None)
 
-    def _runner(self, forward: Callable[[nn.Module], Tensor], random: RandomState) -> Forward:
+    def _runner(
+        self, forward: Callable[[nn.Module], Tensor], random: RandomState, training: list[bool] | None = None
+    ) -> Forward:
         """``forward`` as a function of the parameters, the same at every call."""
         target, device = _Forward(self._model, forward), device_of(self._model)
 
         def run(inputs: dict[str, Tensor]) -> Tensor:
             state = {f"model.{name}": b.clone() for name, b in self._model.named_buffers()}
             state |= {f"model.{name}": value for name, value in inputs.items()}
-            with replaying(random, device), _differentiable_kernels(device, self._recurrent):
+            with (
+                replaying(random, device),
+                no_traces(self._model, training),
+                _differentiable_kernels(device, self._recurrent),
+            ):
                 logits = torch.func.functional_call(target, state, ())
             assert isinstance(logits, Tensor)
             return logits

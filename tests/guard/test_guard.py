@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from reference import dense_r, mlp, parameters_of
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import stepguard
 from stepguard.records import Memory
@@ -399,3 +400,63 @@ def test_a_step_that_the_grad_scaler_skips(fused, batch):
     assert len(memory.readings) == 2 and all(math.isfinite(r.r) for r in memory.readings)
     assert [e.kind for e in memory.events] == (["skipped"] if fused else [])
     assert guard.last.scale == 1
+
+
+def test_micro_batches_whose_gradients_never_reach_grad(batch):
+    x, y = batch
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    with stepguard.attach(model, optimizer, action="observe", strict=True) as guard:
+        old, params = parameters_of(model), list(model.parameters())
+        parts = [torch.autograd.grad(F.cross_entropy(model(size * x), y), params) for size in (20, 1)]
+        for p, *grads in zip(params, *parts, strict=True):
+            p.grad = sum(grads)
+        optimizer.step()
+    assert guard.last.r == pytest.approx(dense_r(model, old, parameters_of(model), 20 * x), rel=1e-5)
+
+
+def test_a_checkpointed_model_is_one_call(batch):
+    x, y = batch
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    with stepguard.attach(model, optimizer, action="observe", strict=True) as guard:
+        old = parameters_of(model)
+        for size in (20, 1):
+            F.cross_entropy(checkpoint(model, size * x, use_reentrant=False), y).backward()
+        optimizer.step()
+    assert guard.last.r == pytest.approx(dense_r(model, old, parameters_of(model), 20 * x), rel=1e-5)
+
+
+def test_an_optimizer_without_a_learning_rate(batch):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with stepguard.attach(model, optimizer) as guard:
+        F.cross_entropy(model(batch[0]), batch[1]).backward()
+        optimizer.register_step_post_hook(lambda *_: None)
+        optimizer.step()
+        optimizer.param_groups[0]["lr"] = None
+        guard._movement.begin(optimizer)
+        guard._report(0.5, 1.0, 1.0, 0.0)
+    assert math.isnan(guard.last.lr)
+
+
+def test_inputs_that_ask_for_gradients_are_inputs(batch):
+    model, shift = mlp(), torch.zeros(6, 12, requires_grad=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with stepguard.attach(model, optimizer, strict=True) as guard:
+        F.cross_entropy(model(batch[0] + shift), batch[1]).backward()
+        optimizer.step()
+    assert guard.last.r > 0
+
+
+def test_the_mode_that_trained_is_the_mode_that_is_measured(batch):
+    model = nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 5))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    with stepguard.attach(model, optimizer, action="observe", strict=True) as guard:
+        old = parameters_of(model)
+        F.cross_entropy(model(batch[0]), batch[1]).backward()
+        model.eval()
+        optimizer.step()
+        assert not any(m.training for m in model.modules())
+    model.train()
+    assert guard.last.r == pytest.approx(dense_r(model, old, parameters_of(model), batch[0]), rel=1e-5)

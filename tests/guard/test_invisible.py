@@ -154,3 +154,35 @@ def test_random_draws_between_forward_and_step_are_the_same():
         return seen
 
     assert draws(guarded=True) == draws(guarded=False)
+
+
+class Remembers(nn.Module):
+    """Keeps more between forwards than parameters and buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+        self.count, self.seen, self.total = 0, [], torch.zeros(())
+        self.dice = torch.Generator().manual_seed(1)
+
+    def forward(self, x):
+        self.count += 1
+        self.total += x.sum()
+        self.mask = torch.rand(x.shape, generator=self.dice) < 0.8
+        self.seen.append(self.mask.sum().item())
+        self.features = x * self.mask
+        return self.head(self.features)
+
+
+@pytest.mark.filterwarnings("ignore:stepguard. step 0 was not measured")  # its dice fell otherwise; that is right
+def test_observe_leaves_no_trace_in_a_models_own_attributes():
+    def run(guarded):
+        model, optimizer, scheduler = start(Remembers)
+        guard = stepguard.attach(model, optimizer, action="observe") if guarded else None
+        losses = train(model, optimizer, scheduler, 5)
+        if guard:
+            guard.detach()
+        memory = [model.count, model.seen, model.total, model.mask, model.features, model.dice.get_state()]
+        return everything(model, optimizer, losses), memory
+
+    assert_bits(run(guarded=True), run(guarded=False))

@@ -151,3 +151,57 @@ def test_a_clamp_by_differences_holds_the_target(case, batch):
             if guard.last.r > 1:
                 assert true_r(model, old, parameters(model), x) == pytest.approx(1.0, rel=0.05)
     assert guard.last.estimator == "difference"
+
+
+class ZeroHead(nn.Module):
+    """Its head starts from zeros, so at first nothing moves but the head, which autograd is right about."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(12, 8), nn.Linear(8, 5)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, x):
+        h = self.body(x)
+        return self.head(h.tanh() + 3 * h.detach())
+
+
+def test_what_cannot_be_seen_at_first_is_looked_at_again(batch):
+    x, y = batch
+    model = ZeroHead()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    with stepguard.attach(model, optimizer, action="observe") as guard, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for step in range(12):
+            old = parameters(model)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            if step == 0:
+                assert guard.last.estimator == "forward"
+        assert guard.last.estimator == "difference"
+        assert guard.last.r == pytest.approx(true_r(model, old, parameters(model), x), rel=0.05)
+
+
+def test_classes_masked_out_with_minus_infinity(batch):
+    class Masked(Bag):
+        def forward(self, x):
+            return super().forward(x).masked_fill(torch.tensor([False, False, True, False, False]), -math.inf)
+
+    model = Masked()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    with stepguard.attach(model, optimizer, action="observe") as guard, pytest.warns(UserWarning, match="difference"):
+        old = parameters(model)
+        F.cross_entropy(model(batch[0]), torch.tensor([0, 1, 3, 4, 0, 1])).backward()
+        optimizer.step()
+    unmasked = Bag()
+    unmasked.load_state_dict(model.state_dict())
+    twin_old, twin_new = old, parameters(model)
+    alive = [0, 1, 3, 4]
+    unmasked.head.weight = nn.Parameter(unmasked.head.weight[alive])
+    unmasked.head.bias = nn.Parameter(unmasked.head.bias[alive])
+    for state in (twin_old, twin_new):
+        state["head.weight"], state["head.bias"] = state["head.weight"][alive], state["head.bias"][alive]
+    # The masked class itself does not move, which counts as slope 0 beside the others.
+    assert guard.last.r >= 0.95 * true_r(unmasked, twin_old, twin_new, batch[0])
+    assert math.isfinite(guard.last.r)
