@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 
-from stepguard.cli.digits import digits_in_order, digits_stratified
+from stepguard.cli.digits import Digits, digits_in_order, digits_stratified
 from stepguard.cli.models import MODELS
 from stepguard.cli.spike import Run, Spike, batches, train
 
@@ -49,6 +49,13 @@ def exact_r(model: nn.Module, old: dict, new: dict, x: torch.Tensor) -> float:
     u = {n: new[n].double() - at[n] for n in at}
     _, slopes = torch.func.jvp(lambda p: torch.func.functional_call(twin, p, (x.double(),)), (at,), (u,))
     return float((slopes.amax(-1) - slopes.amin(-1)).max() / math.pi)
+
+
+@torch.no_grad()
+def accuracy_by_batch(model: nn.Module, data: Digits) -> float:
+    """Percent of the test set that is right where BatchNorm takes the test set's own statistics."""
+    twin = copy.deepcopy(model)
+    return 100 * (twin(data.test_x_NP).argmax(-1) == data.test_y_N).float().mean().item()
 
 
 def outcome(run: Run, whole_set: bool = False) -> Outcome:
@@ -128,7 +135,7 @@ def a1(seeds: int, factor: float, only: str) -> None:
         )
 
 
-def a2(seeds: int, factor: float, models: list[str], only: str) -> None:
+def a2(seeds: int, factor: float, models: list[str], only: str, by_batch: bool) -> None:
     once, held = Spike(factor, SPIKE_AT, 1), Spike(factor, SPIKE_AT)
     variants = {
         "no spike": {},
@@ -142,8 +149,10 @@ def a2(seeds: int, factor: float, models: list[str], only: str) -> None:
     }
     data = digits_in_order()
     header(seeds)
+    evaluate = accuracy_by_batch if by_batch else None
     for name in models:
-        rows(variants, seeds, lambda seed, name=name: Run(MODELS[name], data, seed, 0.015, 200), name, only)
+        run = Run(MODELS[name], data, 0, 0.015, 200, evaluate=evaluate)
+        rows(variants, seeds, lambda seed, run=run: run._replace(seed=seed), name, only)
 
 
 def main() -> None:
@@ -153,6 +162,7 @@ def main() -> None:
     parser.add_argument("--factor", type=float, default=1e4, help="the learning rate is multiplied by this")
     parser.add_argument("--models", nargs="+", default=["transformer", "mlp-ln", "cnn-bn"], choices=list(MODELS))
     parser.add_argument("--only", default="", metavar="TEXT", help="only the runs whose name has this text")
+    parser.add_argument("--batch-statistics", action="store_true", help="a2: evaluate BatchNorm on the test set's own")
     parser.add_argument("--threads", type=int, default=1, help="small models lose by more (default 1)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -162,7 +172,7 @@ def main() -> None:
     if options.protocol == "a1":
         a1(options.seeds, options.factor, options.only)
     else:
-        a2(options.seeds, options.factor, options.models, options.only)
+        a2(options.seeds, options.factor, options.models, options.only, options.batch_statistics)
 
 
 if __name__ == "__main__":

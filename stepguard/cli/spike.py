@@ -45,6 +45,8 @@ class Run(NamedTuple):
     target: float = 1.0
     forward: Callable[[nn.Module], Tensor] | None = None
     recorders: tuple[Recorder, ...] = ()
+    evaluate: Callable[[nn.Module, Digits], float] | None = None
+    """Instead of :func:`accuracy`."""
 
 
 class Frame(NamedTuple):
@@ -84,7 +86,7 @@ def train(run: Run) -> Iterator[Frame]:
             optimizer.step()
             reading = guard.last if guard.last and guard.last.step == step else None
             events, memory.events = tuple(memory.events), []
-            yield Frame(step, loss.item(), accuracy(model, run.data), lr, reading, events)
+            yield Frame(step, loss.item(), (run.evaluate or accuracy)(model, run.data), lr, reading, events)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from stepguard.guard.hooks import hook_step
 from stepguard.guard.movement import Movement
 from stepguard.guard.policy import Settings, step_scale
 from stepguard.guard.ranks import agree
+from stepguard.guard.statistics import RunningStatistics
 from stepguard.probe import NOTHING_SEEN, Probe, SeenStep
 from stepguard.records import Event, Reading, Recorder, breach_event
 
@@ -42,6 +43,7 @@ class Guard:
         self._said: set[object] = set()
         self._seconds = 0.0
         self._previous_end: float | None = None
+        self._statistics = RunningStatistics(model) if settings.action != "observe" else None
         self._probe = Probe(model, settings.logits, settings.forward)
         self._hooks = hook_step(optimizer, self._begin, self._end)
 
@@ -103,6 +105,8 @@ class Guard:
             if self._due:
                 self._decide(seen, bool(held), failure, started)
         finally:
+            if self._statistics:
+                self._statistics.keep()
             self._due = False
             self.step += 1
             self._previous_end = time.perf_counter()
@@ -129,6 +133,8 @@ class Guard:
             scale = step_scale(self._settings.action, r, self._settings.target)
             if scale != 1:
                 self._movement.rescale(scale)
+            if scale == 0 and self._statistics:
+                self._statistics.put_back()
             self._report(r, tau, scale, started)
 
     def _measure(self, seen: SeenStep, norms: list[float]) -> float:

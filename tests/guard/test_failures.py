@@ -304,3 +304,16 @@ def test_a_step_that_raised_gives_the_gradients_back(batch):
         optimizer.param_groups[0].update(momentum=0, foreach=foreach)
         optimizer.step()
         assert all(p.grad is not None for p in model.parameters()) and finite(model)
+
+
+def test_a_poisoned_batch_does_not_stay_in_the_running_averages(batch):
+    x, y = batch
+    model = nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 5))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    with stepguard.attach(model, optimizer):
+        run(model, optimizer, [batch])
+        before = {n: b.clone() for n, b in model.named_buffers()}
+        run(model, optimizer, [(x * math.nan, y)])
+        torch.testing.assert_close(dict(model.named_buffers()), before, rtol=0, atol=0)
+        run(model, optimizer, [batch])
+    assert all(not torch.equal(b, before[n]) and b.isfinite().all() for n, b in model.named_buffers())
