@@ -21,6 +21,16 @@ def step(model, optimizer, batch, **loss):
     optimizer.step()
 
 
+def closure_of(model, optimizer, batch):
+    def closure():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(batch[0]), batch[1])
+        loss.backward()
+        return loss
+
+    return closure
+
+
 OPTIMIZERS = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.5),
     "SGD, momentum and decay": lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.9, weight_decay=0.1),
@@ -142,14 +152,7 @@ def test_closures_and_the_batch_inside_them(batch):
     optimizer = torch.optim.SGD(model.parameters(), lr=50.0)
     with stepguard.attach(model, optimizer, strict=True) as guard:
         old = parameters_of(model)
-
-        def closure():
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(batch[0]), batch[1])
-            loss.backward()
-            return loss
-
-        loss = optimizer.step(closure)
+        loss = optimizer.step(closure_of(model, optimizer, batch))
     assert loss.item() > 0 and guard.last.scale < 1
     assert dense_r(model, old, parameters_of(model), batch[0]) == pytest.approx(1.0, rel=1e-4)
 
@@ -159,14 +162,7 @@ def test_lbfgs_calls_its_closure_often(batch):
     optimizer = torch.optim.LBFGS(model.parameters(), lr=1.0, max_iter=8)
     with stepguard.attach(model, optimizer, target=0.3) as guard:
         old = parameters_of(model)
-
-        def closure():
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(batch[0]), batch[1])
-            loss.backward()
-            return loss
-
-        optimizer.step(closure)
+        optimizer.step(closure_of(model, optimizer, batch))
     assert guard.last.r > 0.3
     assert dense_r(model, old, parameters_of(model), batch[0]) == pytest.approx(0.3, rel=1e-3)
 
