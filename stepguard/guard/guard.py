@@ -44,7 +44,8 @@ class Guard:
         self._seconds = 0.0
         self._previous_end: float | None = None
         self._statistics = RunningStatistics(model) if settings.action != "observe" else None
-        self._probe = Probe(model, settings.logits, settings.forward)
+        keep = self._statistics.keep if self._statistics else None
+        self._probe = Probe(model, settings.logits, settings.forward, before_first=keep)
         self._hooks = hook_step(optimizer, self._begin, self._end)
 
     def detach(self) -> None:
@@ -105,7 +106,7 @@ class Guard:
             if self._due:
                 self._decide(seen, bool(held), failure, started)
         finally:
-            if self._statistics:
+            if self._statistics and self._settings.forward:  # forwards are not seen, so the end of a step must do
                 self._statistics.keep()
             self._due = False
             self.step += 1

@@ -5,7 +5,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 
 class RunningStatistics:
-    """The running averages of a model's normalisation layers, as the last good step left them.
+    """The running averages of a model's normalisation layers, as they were before a step's forward.
 
     They are updated by the forward pass, before anything can be known of the step: a batch whose step
     is withheld must not stay in them.

@@ -68,8 +68,11 @@ class CallCapture:
     without grad do not count: evaluations, and the replay of a call.
     """
 
-    def __init__(self, model: nn.Module, pick: Callable[[Any], Tensor] | None):
+    def __init__(
+        self, model: nn.Module, pick: Callable[[Any], Tensor] | None, before_first: Callable[[], None] | None = None
+    ):
         self._model = model
+        self._before_first = before_first
         self._pick = pick
         self.class_dim: int | None = None
         self._random: RandomState | None = None
@@ -106,6 +109,8 @@ class CallCapture:
     def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.is_grad_enabled() and not _in_backward():
             with self._at_own_cost():
+                if self._before_first and not self._forwards:
+                    self._before_first()
                 self._random = random_state(device_of(self._model))
                 # Gradients that came and are gone belong to a step that was never made: a GradScaler skipped it.
                 if self._accumulated and self._calls and all(p.grad is None for p in self._model.parameters()):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from stepguard.geometry import slope_spread
+from stepguard.probe.logits import largest_finite
 from stepguard.probe.slopes import Forward
 
 # Perturbations are sized to move the logits of the most sensitive sample by this r, within a factor of four: below,
@@ -65,9 +66,7 @@ def logits_and_differences(
 
 def resolution(logits: Tensor) -> float:
     """The r of the smallest perturbation that stands out from the rounding of these logits a hundredfold."""
-    finite = logits[logits.isfinite()]
-    largest = float(finite.abs().max()) if finite.numel() else 0.0
-    return 100 * largest * torch.finfo(logits.dtype).eps / math.pi
+    return 100 * largest_finite(logits) * torch.finfo(logits.dtype).eps / math.pi
 
 
 def _change(after: Tensor, before: Tensor) -> Tensor:

@@ -96,6 +96,7 @@ class SlopeEstimator:
                 return slopes
         if not (math.isfinite(forward_r) and math.isfinite(r)):
             return slopes  # nothing to compare yet
+        self._measured -= 1  # while it is refused it is not measured, and the next step must ask again
         slopes = _smooth_differences(run, params, update, class_dim)
         self.kind = "difference"
         self.reason = (

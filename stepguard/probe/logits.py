@@ -37,6 +37,12 @@ def find_logits(output: Any) -> Tensor:
     return found
 
 
+def largest_finite(logits: Tensor) -> float:
+    """Largest absolute logit, classes masked out with infinities aside; 0 where there is none."""
+    finite = logits[logits.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 0.0
+
+
 def class_dimension(gradient: Tensor) -> int | None:
     """The dimension that holds the classes, told by the loss gradient on the logits.
 

@@ -20,6 +20,7 @@ class Probe:
         model: The module whose forward returns the logits.
         pick: Function from its output to the logits; None finds them.
         forward: Function from the model to logits, run instead of training's own calls; None replays those.
+        before_first: Called before the first forward of each step, where calls are replayed.
     """
 
     def __init__(
@@ -27,11 +28,12 @@ class Probe:
         model: nn.Module,
         pick: Callable[[Any], Tensor] | None = None,
         forward: Callable[[nn.Module], Tensor] | None = None,
+        before_first: Callable[[], None] | None = None,
     ):
         self._model, self._forward = model, forward
         load_forward_mode()
         self._replay = Replay(model, pick)
-        self._capture = None if forward else CallCapture(model, pick)
+        self._capture = None if forward else CallCapture(model, pick, before_first)
 
     @property
     def estimator(self) -> SlopeEstimator:

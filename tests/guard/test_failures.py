@@ -317,3 +317,16 @@ def test_a_poisoned_batch_does_not_stay_in_the_running_averages(batch):
         torch.testing.assert_close(dict(model.named_buffers()), before, rtol=0, atol=0)
         run(model, optimizer, [batch])
     assert all(not torch.equal(b, before[n]) and b.isfinite().all() for n, b in model.named_buffers())
+
+
+def test_running_averages_of_a_checkpoint_loaded_after_attach_are_kept(batch):
+    x, y = batch
+    build = lambda: nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 5))  # noqa: E731
+    trained = build()
+    run(trained, torch.optim.SGD(trained.parameters(), lr=0.1), [batch] * 3)
+    model = build()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with stepguard.attach(model, optimizer):
+        model.load_state_dict(trained.state_dict())
+        run(model, optimizer, [(x * math.nan, y)])
+    torch.testing.assert_close(model.state_dict(), trained.state_dict(), rtol=0, atol=0)

@@ -129,11 +129,11 @@ def test_what_only_pretends_to_be_smooth_is_refused(batch):
     model = Head(straight_through)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with stepguard.attach(model, optimizer) as guard, pytest.warns(UserWarning, match="move in jumps.*forward="):
-        for _ in range(2):
+        for _ in range(4):
             optimizer.zero_grad()
             F.cross_entropy(model(batch[0]), batch[1]).backward()
             optimizer.step()
-    assert guard.last is None
+            assert guard.last is None
 
 
 @pytest.mark.parametrize("case", ["embedding bag", "a detached path that moves"])
