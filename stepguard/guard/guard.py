@@ -110,6 +110,7 @@ class Guard:
                 self._statistics.keep()
             self._due = False
             self.step += 1
+            self._probe.resume()
             self._previous_end = time.perf_counter()
 
     def _decide(self, seen: SeenStep, withheld: bool, failure: Exception | None, started: float) -> None:
@@ -145,6 +146,8 @@ class Guard:
         spreads, quantile = self._probe.spreads(seen, moved), self._settings.quantile
         if self._probe.estimator.kind != before:
             self._fall_back()
+        if not spreads.numel():
+            return 0.0  # the loss ignored every sample
         return float(spreads.max() if quantile == 1 else spreads.float().quantile(quantile)) / math.pi
 
     def _report(self, r: float, tau: float, scale: float, started: float) -> None:

@@ -1,7 +1,7 @@
-"""Look at a live model without touching it: its logits, the batch again, the slopes."""
+"""Look at a live model without touching it: how its loss comes to its logits, the batch again, the slopes."""
 
-from stepguard.probe.capture import NOTHING_SEEN, SeenStep
 from stepguard.probe.probe import Probe
 from stepguard.probe.slopes import logit_slopes
+from stepguard.probe.watch import NOTHING_SEEN, SeenStep
 
 __all__ = ["NOTHING_SEEN", "Probe", "SeenStep", "logit_slopes"]

@@ -1,74 +1,72 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from stepguard.geometry import slope_spread
-from stepguard.probe.logits import largest_finite
-from stepguard.probe.slopes import Forward
+from stepguard.probe.softmax import Softmax
 
 # Perturbations are sized to move the logits of the most sensitive sample by this r, within a factor of four: below,
 # float32 rounding of the logits shows; above, the curvature of the network does.
 AIM = 4e-3
 
 
-def logits_and_differences(
-    forward: Forward, params: Mapping[str, Tensor], update: Mapping[str, Tensor], class_dim: int = -1, aim: float = AIM
-) -> tuple[Tensor, Tensor]:
-    """Logits, and their slopes along the update by a central difference: for what forward mode cannot run.
+def spreads_by_difference(
+    at: Callable[[float], Sequence[Softmax]], logits: Sequence[Softmax], aim: float = AIM
+) -> list[Tensor]:
+    """Spread of the slopes of every softmax along an update, by a central difference: for what has no forward mode.
 
-    Four to six forward passes. It sees what the network really computes, whatever autograd believes of it.
+    Three to five forward passes. It sees what the network really computes, whatever autograd believes of it.
 
     Args:
-        forward: As for :func:`stepguard.logit_slopes`; it must give the same logits for the same parameters.
-        params: The parameters at which to differentiate, float32 or float64.
-        update: Proposed change of the parameters.
-        class_dim: Dimension of the logits that holds the classes.
+        at: From a factor on the update to the softmaxes of the model moved by it, the same for the same factor.
+        logits: Those at 0.
         aim: The r of the perturbation.
 
-    Raises:
-        TypeError: If a parameter is of half precision, in which the perturbation would be lost.
-
     Example:
-        >>> w = torch.tensor([[1.0, 2.0]])
-        >>> z, a = logits_and_differences(lambda p: p["w"] ** 2, {"w": w}, {"w": torch.tensor([[1.0, 1.0]])})
-        >>> a.round(decimals=3)
-        tensor([[2., 4.]])
+        >>> w, u = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 1.0]])
+        >>> at = lambda scale: [Softmax((w + scale * u) ** 2)]
+        >>> [spread.round(decimals=3) for spread in spreads_by_difference(at, at(0))]
+        [tensor([2.])]
     """
-    for name, value in params.items():
-        if name in update and value.dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"a finite difference needs float32 parameters, {name} is {value.dtype}")
-
-    @torch.no_grad()
-    def at(scale: float) -> Tensor:
-        return forward({n: p + scale * update[n] if n in update else p for n, p in params.items()})
-
-    def r(change: Tensor) -> float:
-        return float(slope_spread(change.movedim(class_dim, -1)).max()) / math.pi
-
-    logits = at(0.0)
     aim = max(aim, resolution(logits))
     # A power of two, so that scaling by it rounds nothing.
     size = 2.0**-10
     for _ in range(3):
-        seen = r(_change(at(size), logits))
+        seen = largest_r(_spreads(at(size), logits))
         if not math.isfinite(seen) or seen > 4 * aim or 0 < seen < aim / 4:
             # What is beyond is not linear there and its size says little: come closer step by step.
             factor = aim / seen if math.isfinite(seen) and seen > 0 else 2.0**-20
             size *= 2.0 ** round(math.log2(min(max(factor, 2.0**-20), 2.0**20)))
         else:
             break
-    return logits, _change(at(size), at(-size)) / (2 * size)
+    return [spread / (2 * size) for spread in _spreads(at(size), at(-size))]
 
 
-def resolution(logits: Tensor) -> float:
+def resolution(softmaxes: Sequence[Softmax]) -> float:
     """The r of the smallest perturbation that stands out from the rounding of these logits a hundredfold."""
-    return 100 * largest_finite(logits) * torch.finfo(logits.dtype).eps / math.pi
+    eps = [100 * _largest_finite(s) * torch.finfo(s.logits.dtype).eps / math.pi for s in softmaxes]
+    return max(eps, default=0.0)
 
 
-def _change(after: Tensor, before: Tensor) -> Tensor:
-    # A class masked out with -inf stays where it is; the subtraction would say nan.
-    return torch.where(after == before, 0.0, after - before)
+def largest_r(spreads: Sequence[Tensor]) -> float:
+    """The r of the most sensitive sample; not a number if any is not."""
+    found = [s.max() for s in spreads if s.numel()]
+    return float(torch.stack([f.double() for f in found]).max()) / math.pi if found else 0.0
+
+
+def _spreads(after: Sequence[Softmax], before: Sequence[Softmax]) -> list[Tensor]:
+    return [b.spread(map(_with_change, b.pieces(), a.pieces())) for a, b in zip(after, before, strict=True)]
+
+
+def _with_change(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    # A logit that is infinite and stays so; the subtraction would say nan.
+    return before, torch.where(after == before, 0.0, after - before)
+
+
+def _largest_finite(softmax: Softmax) -> float:
+    """Largest absolute logit, classes masked out with infinities aside; 0 where there is none."""
+    pieces = [z[z.isfinite()] for z in softmax.pieces()]
+    return max((float(z.abs().max()) for z in pieces if z.numel()), default=0.0)

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from stepguard.geometry import step_ratio
-from stepguard.probe.difference import AIM, logits_and_differences, resolution
-from stepguard.probe.slopes import Forward, logits_and_slopes
+from stepguard.probe.difference import AIM, largest_r, resolution, spreads_by_difference
+from stepguard.probe.outline import UntraceableError
+from stepguard.probe.rerun import Rerun, Result
+from stepguard.probe.slopes import load_forward_mode
 
 Kind = Literal["forward", "difference"]
 # ReLU kinks and float32 rounding set the two a percent or two apart; what autograd was not told of, more.
@@ -30,6 +31,7 @@ class SlopeEstimator:
     """
 
     def __init__(self) -> None:
+        load_forward_mode()
         self.kind: Kind = "forward"
         self.reason = ""
         self._measured = 0
@@ -42,90 +44,83 @@ class SlopeEstimator:
         """Take up what an earlier run has found out."""
         self.kind, self.reason, self._measured = state["kind"], state["reason"], state["measured"]
 
-    def slopes(
-        self,
-        run: Forward,
-        params: dict[str, Tensor],
-        update: dict[str, Tensor],
-        class_dim: int,
-        recognise: Callable[[Tensor], None],
-    ) -> Tensor:
-        """Slopes of the logits along the update.
-
-        Args:
-            run: From parameters to logits, the same for the same parameters.
-            params: The parameters at which to differentiate.
-            update: Their proposed change.
-            class_dim: Dimension of the logits that holds the classes.
-            recognise: Raises if these are not the logits that training saw.
+    def spreads(self, rerun: Rerun) -> list[Tensor]:
+        """Spread of the slopes along the update, for every softmax that a rerun comes to.
 
         Raises:
             ValueError: If the logits have no slope that could be measured.
         """
         if self.kind == "difference":
-            logits, slopes = logits_and_differences(run, params, update, class_dim)
-            recognise(logits)
-            return slopes
+            return self._differences(rerun, rerun.at(0))
         try:
-            logits, slopes = logits_and_slopes(run, params, update)
-        except torch.OutOfMemoryError:
+            result, spreads = _spreads_along(rerun)
+        except (torch.OutOfMemoryError, UntraceableError):
             raise
-        except (RuntimeError, NotImplementedError) as error:
+        except Exception as error:
             if self._measured:
                 raise  # it can run this model, so the trouble is another
-            recognise(run(params))
-            slopes = _smooth_differences(run, params, update, class_dim)
+            spreads = self._smooth_differences(rerun)
             self.kind, self.reason = "difference", f"forward mode cannot run it ({_first_sentence(error)})"
-            return slopes
-        recognise(logits)
+            return spreads
+        rerun.recognise(result)
         self._measured += 1
-        # In half precision a difference has no digits to check with.
-        precise = all(p.dtype in (torch.float32, torch.float64) for p in params.values())
-        if params and precise and self._measured.bit_count() == 1:
-            # Nor where the logits of a model that has blown up leave it none.
-            return slopes if resolution(logits) > AIM else self._check(slopes, run, params, update, class_dim)
-        return slopes
+        if rerun.precise and self._measured.bit_count() == 1:
+            # Where the logits of a model that has blown up leave a difference no digits, there is nothing to check.
+            return spreads if resolution(result.softmaxes) > AIM else self._checked(spreads, rerun)
+        return spreads
 
-    def _check(
-        self, slopes: Tensor, run: Forward, params: dict[str, Tensor], update: dict[str, Tensor], class_dim: int
-    ) -> Tensor:
-        forward_r = r = _largest_r(slopes, class_dim)
+    def _differences(self, rerun: Rerun, result: Result, aim: float = AIM) -> list[Tensor]:
+        rerun.recognise(result)
+        return spreads_by_difference(lambda scale: rerun.at(scale).softmaxes, result.softmaxes, aim)
+
+    def _checked(self, spreads: list[Tensor], rerun: Rerun) -> list[Tensor]:
+        forward_r, r = largest_r(spreads), math.nan
+        result = rerun.at(0)
         for aim in (AIM, AIM / 16):  # the larger one has the digits, the smaller one meets fewer ReLU kinks
-            r = _largest_r(logits_and_differences(run, params, update, class_dim, aim)[1], class_dim)
+            r = largest_r(self._differences(rerun, result, aim))
             if abs(forward_r - r) <= _AGREEMENT * r:
-                return slopes
+                return spreads
         if not (math.isfinite(forward_r) and math.isfinite(r)):
-            return slopes  # nothing to compare yet
+            return spreads  # nothing to compare yet
         self._measured -= 1  # while it is refused it is not measured, and the next step must ask again
-        slopes = _smooth_differences(run, params, update, class_dim)
+        spreads = self._smooth_differences(rerun)
         self.kind = "difference"
         self.reason = (
             f"forward mode gives r = {forward_r:.3g} where a difference of the logits gives {r:.3g}, so the forward "
             "computes something that autograd is not told of, such as detach, .item() or a custom derivative"
         )
-        return slopes
+        return spreads
+
+    def _smooth_differences(self, rerun: Rerun) -> list[Tensor]:
+        """By a difference that another size of perturbation confirms.
+
+        Raises:
+            ValueError: If it does not: the logits then have no slope to speak of.
+        """
+        result = rerun.at(0)
+        spreads = self._differences(rerun, result)
+        fine, coarse = largest_r(spreads), largest_r(self._differences(rerun, result, 16 * AIM))
+        if abs(fine - coarse) > _SMOOTHNESS * coarse:
+            raise ValueError(
+                f"The logits move in jumps (r = {fine:.3g} or {coarse:.3g}, depending on the size of the perturbation), "
+                "as where weights or activations are rounded, so they have no slope to measure; pass forward=, a "
+                "function that returns the logits of a smooth version of the model"
+            )
+        return spreads
 
 
-def _smooth_differences(run: Forward, params: dict[str, Tensor], update: dict[str, Tensor], class_dim: int) -> Tensor:
-    """Slopes by a difference that another size of perturbation confirms.
-
-    Raises:
-        ValueError: If it does not: the logits then have no slope to speak of.
-    """
-    slopes = logits_and_differences(run, params, update, class_dim)[1]
-    fine = _largest_r(slopes, class_dim)
-    coarse = _largest_r(logits_and_differences(run, params, update, class_dim, 16 * AIM)[1], class_dim)
-    if abs(fine - coarse) > _SMOOTHNESS * coarse:
-        raise ValueError(
-            f"The logits move in jumps (r = {fine:.3g} or {coarse:.3g}, depending on the size of the perturbation), as "
-            "where weights or activations are rounded, so they have no slope to measure; pass forward=, a function "
-            "that returns the logits of a smooth version of the model"
-        )
-    return slopes
+def _spreads_along(rerun: Rerun) -> tuple[Result, list[Tensor]]:
+    # Dual tensors under no_grad, not torch.func.jvp: about half its cost, and it also runs train-mode
+    # BatchNorm, whose in-place statistics func.jvp refuses.
+    with torch.no_grad(), forward_ad.dual_level():
+        result = rerun.along()
+        return result, [s.spread(map(_with_slopes, s.pieces())) for s in result.softmaxes]
 
 
-def _largest_r(slopes: Tensor, class_dim: int) -> float:
-    return float(step_ratio(slopes.movedim(class_dim, -1)).max())
+def _with_slopes(piece: Tensor) -> tuple[Tensor, Tensor]:
+    z, a = forward_ad.unpack_dual(piece)
+    # No tangent means that nothing on the path to the logits moved.
+    return z, torch.zeros_like(z) if a is None else a
 
 
 def _first_sentence(error: Exception) -> str:

@@ -20,23 +20,6 @@ def load_forward_mode() -> None:
             forward_ad.make_dual(torch.zeros(()), torch.zeros(()))
 
 
-def logits_and_slopes(
-    forward: Forward, params: Mapping[str, Tensor], update: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Logits and their slopes from one forward pass; see :func:`logit_slopes`."""
-    load_forward_mode()
-    # Dual tensors under no_grad, not torch.func.jvp: about half its cost, and it also runs train-mode
-    # BatchNorm, whose in-place statistics func.jvp refuses.
-    with torch.no_grad(), forward_ad.dual_level():
-        inputs = {
-            name: forward_ad.make_dual(value.detach(), update[name].to(value.dtype)) if name in update else value
-            for name, value in params.items()
-        }
-        logits, slopes = forward_ad.unpack_dual(forward(inputs))
-    # No tangent means that nothing on the path to the logits moved.
-    return logits, torch.zeros_like(logits) if slopes is None else slopes
-
-
 def logit_slopes(forward: Forward, params: Mapping[str, Tensor], update: Mapping[str, Tensor]) -> Tensor:
     r"""How fast each logit moves along a whole update: the Jacobian-vector product :math:`a = J_z u`.
 
@@ -65,4 +48,12 @@ def logit_slopes(forward: Forward, params: Mapping[str, Tensor], update: Mapping
     unknown = update.keys() - params.keys()
     if unknown:
         raise KeyError(f"the update moves {sorted(unknown)}, which params does not have")
-    return logits_and_slopes(forward, params, update)[1]
+    load_forward_mode()
+    with torch.no_grad(), forward_ad.dual_level():
+        inputs = {
+            name: forward_ad.make_dual(value.detach(), update[name].to(value.dtype)) if name in update else value
+            for name, value in params.items()
+        }
+        logits, slopes = forward_ad.unpack_dual(forward(inputs))
+    # No tangent means that nothing on the path to the logits moved.
+    return torch.zeros_like(logits) if slopes is None else slopes

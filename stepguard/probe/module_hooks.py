@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.loss import _Loss
+from torch.utils.hooks import RemovableHandle
+
+Enter = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
+Leave = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
+
+
+class ModuleHooks:
+    """Hooks around the calls of a model and of its parts.
+
+    At first around every part, since any of them may be what a training step calls; once settled, no
+    longer inside those that it did call. Parts without state of their own, such as a criterion or an
+    activation, are left alone: what they do is seen as functions. So is the inside of what is compiled,
+    where a hook would be compiled as well.
+
+    Args:
+        model: The root of it all.
+        enter: Called with module, args and kwargs before a call.
+        leave: Called with the output as well after it.
+        only_root: Leave the parts alone.
+
+    Attributes:
+        called: The modules that a training step itself calls; to be filled as they are seen.
+    """
+
+    def __init__(self, model: nn.Module, enter: Enter, leave: Leave, only_root: bool = False):
+        self._model, self._only_root = model, only_root
+        self._enter, self._leave = enter, leave
+        self.called: set[nn.Module] = set()
+        self._settled = False
+        self._handles: list[RemovableHandle | _CompiledCall] = []
+        self._register()
+
+    def remove(self) -> None:
+        """Take all of them off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def settle(self) -> None:
+        """Keep only those that were of use."""
+        if not self._settled:
+            self._settled = True
+            self._register()
+
+    def unsettle(self) -> None:
+        """Have them everywhere again."""
+        self._settled = False
+        self._register()
+
+    def _register(self) -> None:
+        self.remove()
+        for module in {self._model} if self._only_root else set(self._worth_watching(self._model)):
+            if _is_compiled_in_place(module):
+                self._handles.append(_CompiledCall(module, self._enter, self._leave))
+                continue
+            self._handles += [
+                # First of the pre-hooks: a replay runs the others again and must feed them what they were fed.
+                module.register_forward_pre_hook(_Hook(module, self._enter), with_kwargs=True, prepend=True),
+                module.register_forward_hook(_Hook(module, self._leave), with_kwargs=True),
+            ]
+
+    def _worth_watching(self, module: nn.Module, inside: bool = False) -> Iterator[nn.Module]:
+        if not _has_state(module):
+            return
+        called = module in self.called
+        if called or not (inside and self._settled):
+            yield module
+        if not _is_closed(module):
+            for child in module.children():
+                yield from self._worth_watching(child, inside or called)
+
+
+def _has_state(module: nn.Module) -> bool:
+    if isinstance(module, _Loss):  # its class weights are a buffer
+        return False
+    return next(module.parameters(), None) is not None or next(module.buffers(), None) is not None
+
+
+def _is_closed(module: nn.Module) -> bool:
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    compiled = dynamo is not None and isinstance(module, dynamo.OptimizedModule)
+    return compiled or _is_compiled_in_place(module) or isinstance(module, torch.jit.ScriptModule)
+
+
+def _is_compiled_in_place(module: nn.Module) -> bool:
+    return vars(module).get("_compiled_call_impl") is not None
+
+
+class _Hook:
+    """A module hook that stays behind when the module is copied or pickled."""
+
+    def __init__(self, module: nn.Module, call: Callable[..., None]):
+        self._module, self._call = module, call
+
+    def __call__(self, module: nn.Module, *args: Any) -> None:
+        if not torch.compiler.is_compiling() and module is self._module:
+            self._call(module, *args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_InertHook, ())
+
+
+class _InertHook:
+    def __call__(self, *args: Any) -> None:
+        return None
+
+
+class _CompiledCall:
+    """Stands before the compiled call of a module that was compiled in place, which would compile its hooks."""
+
+    def __init__(self, module: nn.Module, enter: Enter, leave: Leave):
+        compiled: Callable[..., Any] = vars(module)["_compiled_call_impl"]
+        self._module, self._compiled = module, compiled
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            enter(module, args, kwargs)
+            output = compiled(*args, **kwargs)
+            leave(module, args, kwargs, output)
+            return output
+
+        self._call = call
+        module._compiled_call_impl = call
+
+    def remove(self) -> None:
+        if self._module._compiled_call_impl is self._call:
+            self._module._compiled_call_impl = self._compiled

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stepguard.probe.random_state import RandomState
+from stepguard.probe.structure import leaves
+
+# A training step as stepguard sees it: the outermost calls of modules, whose inside is nobody's business, and
+# the functions of PyTorch that lead from one to the next and on to the loss. A tensor that one of these made is
+# kept as a Ref to it, so that an outline holds the batch but no activation.
+
+_CHANGED = (
+    "The logits come from a tensor that was changed in place through another one sharing its memory; change a copy, "
+    "or pass forward=, a function that runs the model on a batch and returns its logits"
+)
+_order = itertools.count()
+_SAMPLE_SIZE = 256
+_OUTPUTS = 4
+
+
+class UntraceableError(ValueError):
+    """Logits depend on parameters in a way that cannot be run again."""
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A tensor that a step made, without the tensor."""
+
+    node: Step
+    leaf: int
+
+
+class KeptBuffer(NamedTuple):
+    """A buffer as it was before a forward."""
+
+    owner: nn.Module
+    name: str
+    found: Tensor
+    version: int
+    value: Tensor
+
+
+@dataclass(eq=False)
+class Step:
+    """A call that a training step made, enough to make it again; tensors made before are Refs."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    autocast: torch.dtype | None
+    random: RandomState | None = None
+    """The generators as the call found them; None if it draws nothing."""
+    order: int = field(default_factory=lambda: next(_order))
+
+    @property
+    def inputs(self) -> list[Ref]:
+        """What it takes from earlier steps."""
+        return leaves((self.args, self.kwargs), Ref)
+
+
+@dataclass(eq=False)
+class FunctionCall(Step):
+    """A call of a PyTorch function, outside of any module."""
+
+    function: Callable[..., Any] = torch.clone
+    in_place: bool = False
+    """Whether its first argument is what it changes, and returns."""
+
+    @property
+    def name(self) -> str:
+        """The function's name, a property's where it is one."""
+        return function_name(self.function)
+
+
+@dataclass(eq=False)
+class ModuleCall(Step):
+    """An outermost call of a module."""
+
+    module: nn.Module = field(default_factory=nn.Module)
+    training: list[bool] = field(default_factory=list)
+    """The mode of every submodule."""
+    buffers: list[KeptBuffer] = field(default_factory=list)
+    """Those that its forward changes and its output depends on, as they were before."""
+    samples: list[Tensor] = field(default_factory=list)
+    """Of its first floating outputs."""
+
+    @property
+    def name(self) -> str:
+        """The class of the module."""
+        return type(self.module).__name__
+
+
+@dataclass(eq=False)
+class SoftmaxCall:
+    """A softmax that a training step took of logits."""
+
+    call: FunctionCall | UntraceableError
+    """The function that took it."""
+    sample: Tensor
+    """Of what entered it."""
+
+
+@dataclass(eq=False)
+class Picked:
+    """The logits that a user's function picks from the output of a module."""
+
+    call: ModuleCall | UntraceableError
+    pick: Callable[[Any], Tensor]
+    sample: Tensor | None = None
+    error: Exception | None = None
+
+    def look(self, output: Any) -> None:
+        """Have a look at what training saw."""
+        try:
+            self.sample = sample(self.pick(output))
+        except Exception as error:  # told when the step comes; a forward must not raise it
+            self.error = error
+
+
+# What a backward pass can reach: a softmax, or the output of a module, which may have a softmax inside.
+Reached = SoftmaxCall | Picked | Ref
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """``div`` for ``torch.Tensor.div``, ``T`` for the getter of ``torch.Tensor.T``."""
+    name = getattr(function, "__name__", "")
+    return getattr(getattr(function, "__self__", None), "__name__", name) if name == "__get__" else name
+
+
+def upstream(refs: Iterable[Ref]) -> set[Ref]:
+    """These and everything that they were made from."""
+    found: set[Ref] = set()
+    todo = list(refs)
+    while todo:
+        ref = todo.pop()
+        if ref not in found:
+            found.add(ref)
+            todo += ref.node.inputs
+    return found
+
+
+class Tracker:
+    """Which step made a tensor, for as long as the tensor lives."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, tuple[weakref.ref[Tensor], int, Ref | UntraceableError]] = {}
+
+    def __contains__(self, tensor: Tensor) -> bool:
+        return id(tensor) in self._made
+
+    def note(self, tensor: Tensor, origin: Ref | UntraceableError) -> None:
+        """Remember where it comes from, or why it cannot be made again."""
+        key = id(tensor)
+
+        def forget(dead: weakref.ref[Tensor]) -> None:
+            if key in self._made and self._made[key][0] is dead:
+                del self._made[key]
+
+        self._made[key] = weakref.ref(tensor, forget), version(tensor), origin
+
+    def find(self, tensor: Tensor) -> Ref | None:
+        """Where a tensor comes from; None if it was there before.
+
+        Raises:
+            UntraceableError: If it was changed in place since, or cannot be made again.
+        """
+        entry = self._made.get(id(tensor))
+        if entry is None or entry[0]() is not tensor:
+            return None
+        _, noted, origin = entry
+        if isinstance(origin, UntraceableError):
+            raise UntraceableError(*origin.args)  # a new one, since a traceback holds on to what its frames hold
+        if noted != version(tensor):
+            raise UntraceableError(_CHANGED)
+        return origin
+
+
+def sample(tensor: Tensor) -> Tensor:
+    """A few hundred of its values, spread evenly: enough to recognise it, too few to weigh."""
+    tensor = tensor.detach()
+    count = min(tensor.numel(), _SAMPLE_SIZE)
+    if count == tensor.numel():
+        return tensor.clone()
+    stride = tensor.numel() // count
+    if tensor.is_contiguous():
+        return tensor.view(-1)[: stride * count : stride].clone()
+    # Without the copy that flattening would make.
+    positions = torch.arange(0, stride * count, stride, device=tensor.device)
+    return tensor[torch.unravel_index(positions, tensor.shape)]
+
+
+def floating_outputs(output: Any) -> list[Tensor]:
+    """The first few tensors of numbers in a module's output."""
+    return [t for t in leaves(output, Tensor)[:_OUTPUTS] if t.is_floating_point()]
+
+
+def parameters_of(tensor: Tensor) -> set[nn.Parameter]:
+    """The parameters from which a tensor was computed, as far as autograd knows."""
+    nodes, met, found = [tensor.grad_fn], set(), set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in met:
+            continue
+        met.add(node)
+        variable = getattr(node, "variable", None)
+        if isinstance(variable, nn.Parameter):
+            found.add(variable)
+        nodes += [following for following, _ in node.next_functions]
+    return found
+
+
+def version(tensor: Tensor) -> int:
+    """How often it was changed in place."""
+    return 0 if tensor.is_inference() else tensor._version

@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from stepguard.probe.lookout import WIDE, Lookout, NotATailError
+from stepguard.probe.outline import (
+    FunctionCall,
+    ModuleCall,
+    Picked,
+    Ref,
+    SoftmaxCall,
+    Step,
+    floating_outputs,
+    sample,
+    upstream,
+)
+from stepguard.probe.random_state import device_of, random_state, replaying
+from stepguard.probe.softmax import Softmax
+from stepguard.probe.structure import leaves, map_leaves
+from stepguard.probe.traces import no_traces
+
+Move = tuple[Tensor, Tensor, Tensor]
+"""A parameter, its value before the step, and its update."""
+Target = SoftmaxCall | Picked | ModuleCall | Callable[[nn.Module], Tensor]
+"""What has logits: a softmax, a module with some inside, or a user's function from the model to logits."""
+_HALVES = (torch.float16, torch.bfloat16)
+_TRACED_BACK = {"binary_cross_entropy", "nll_loss"}
+
+
+class Result(NamedTuple):
+    """What a replay came to."""
+
+    softmaxes: list[Softmax]
+    samples: list[Tensor]
+    """Of what training saw of it, in a fixed order."""
+
+
+class _Forward(nn.Module):
+    """Lets functional_call swap the model's parameters around anything that is done with it."""
+
+    def __init__(self, model: nn.Module, function: Callable[[], Result]):
+        super().__init__()
+        self.model = model
+        self._function = function
+
+    def forward(self) -> Result:
+        return self._function()
+
+
+class OtherLogitsError(RuntimeError):
+    """Running the model again did not give what training saw."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "running the model again on the same batch gave other logits than training saw, so its forward depends on "
+            "more than inputs, weights, buffers and random state (or the batch was changed in place); pass forward=, a "
+            "function that runs the model on a batch and returns its logits"
+        )
+
+
+class Rerun:
+    """What a training step did on one batch, to be run again at other parameters, leaving no trace of it.
+
+    Args:
+        model: The attached module.
+        targets: What has logits, of one batch.
+        moves: What the optimizer did.
+    """
+
+    def __init__(self, model: nn.Module, targets: Sequence[Target], moves: Sequence[Move]):
+        self._model, self._targets, self._moves = model, list(targets), list(moves)
+        self._device = device_of(model)
+        self._inside = {t for t in self._targets if isinstance(t, ModuleCall)}
+        calls = [call for call in map(_call_of, self._targets) if call]
+        nodes = {ref.node for call in calls for ref in upstream(call.inputs)} | self._inside
+        nodes |= {t.call for t in self._targets if isinstance(t, Picked) and isinstance(t.call, ModuleCall)}
+        self._steps = sorted(nodes, key=lambda node: node.order)
+        self._recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
+        self._slices = any(max(p.shape, default=0) >= WIDE for p in model.parameters())
+        names = {getattr(call, "name", "") for call in calls}
+        self._look = bool(self._inside or names & _TRACED_BACK)
+        self._half = any(p.dtype in _HALVES for p in model.parameters())
+
+    def describe(self) -> str:
+        """Of what the slopes are, in a few words."""
+        return " and ".join(dict.fromkeys(map(_described, self._targets)))
+
+    @property
+    def precise(self) -> bool:
+        """Whether a difference of its logits has digits to check with."""
+        return not self._half
+
+    def along(self) -> Result:
+        """The logits as dual tensors with their slopes along the update; to be called at a dual level."""
+        duals = {p: forward_ad.make_dual(old, u) for p, old, u in self._moves}
+        if self._slices:
+            try:
+                return self._with_parameters(duals, slices=True)
+            except NotATailError:
+                self._slices = False
+        return self._with_parameters(duals)
+
+    def at(self, scale: float) -> Result:
+        """The logits with the parameters at theta_old + scale * u, in full precision."""
+        if self._half:
+            values: dict[Tensor, Tensor] = {p: p.detach().float() for p in self._model.parameters()}
+            values |= {p: old.float() + scale * u.float() for p, old, u in self._moves}
+            return self._with_parameters(values, upcast=True)
+        with (
+            self._shielded(),
+            self._data_replaced([(p, old + scale * u if scale else old) for p, old, u in self._moves]),
+        ):
+            return self._run({})
+
+    def recognise(self, result: Result) -> None:
+        """Make sure that this is what training saw.
+
+        To the bit, if need be by another run with the very kernels that training used.
+
+        Raises:
+            OtherLogitsError: If it is not.
+        """
+        seen = self._seen()
+        if not seen or all(map(_same, seen, result.samples)):
+            return
+        with self._quiet(), self._data_replaced([(p, old) for p, old, _ in self._moves]):
+            again = self._run({}, as_trained=True).samples
+        if not all(map(_same, seen, again)):
+            # Compiled code cannot be run here, and a GPU may add up in another order.
+            close = 1e-5 if self._device.type != "cpu" or _anything_compiled() else 0.0
+            if not close or not all(_near(a, b, close) for a, b in zip(seen, again, strict=True)):
+                raise OtherLogitsError
+        half = self._half or any(s.autocast for s in self._steps) or any(s.dtype in _HALVES for s in seen)
+        if not all(_near(a, b, 0.1 if half else 1e-3) for a, b in zip(seen, result.samples, strict=True)):
+            raise OtherLogitsError
+
+    def _seen(self) -> list[Tensor]:
+        seen: list[Tensor] = []
+        for target in self._targets:
+            if isinstance(target, ModuleCall):
+                seen += target.samples
+            elif isinstance(target, SoftmaxCall):
+                seen.append(target.sample)
+            elif isinstance(target, Picked):
+                if target.error:
+                    raise target.error
+                assert target.sample is not None
+                seen.append(target.sample)
+        return seen
+
+    # Running it
+
+    def _run(
+        self, values: dict[Tensor, Tensor], slices: bool = False, upcast: bool = False, as_trained: bool = False
+    ) -> Result:
+        lookout = Lookout(slices)
+        outputs: dict[Step, Any] = {}
+        inside: dict[Step, list[Softmax]] = {}
+
+        def resolved(step: Step) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            up = upcast or (step.autocast is not None and not as_trained)
+
+            def value(leaf: Any) -> Any:
+                if isinstance(leaf, Ref):
+                    return leaves(outputs[leaf.node], Tensor)[leaf.leaf]
+                if isinstance(leaf, nn.Parameter):
+                    return values.get(leaf, leaf)
+                return leaf.float() if up and leaf.dtype in _HALVES else leaf
+
+            return map_leaves(step.args, (Ref, Tensor), value), map_leaves(step.kwargs, (Ref, Tensor), value)
+
+        with torch.no_grad(), ExitStack() as stack:
+            stack.enter_context(replaying(random_state(self._device), self._device))
+            stack.enter_context(no_traces(self._model))
+            if self._look or slices:
+                stack.enter_context(lookout)
+            for step in self._steps:
+                lookout.inside = step in self._inside
+                with self._as_it_was(step, as_trained):
+                    outputs[step] = _made(step, *resolved(step))
+                if lookout.inside:
+                    inside[step], lookout.found, lookout.inside = lookout.found, [], False
+            softmaxes: list[Softmax] = []
+            samples: list[Tensor] = []
+            for target in self._targets:
+                if isinstance(target, ModuleCall):
+                    softmaxes += inside[target]
+                    samples += [_sample(t) for t in floating_outputs(outputs[target])]
+                elif isinstance(target, SoftmaxCall):
+                    assert isinstance(target.call, FunctionCall)
+                    args, kwargs = resolved(target.call)
+                    samples.append(_sample(args[0] if args else kwargs["input"]))
+                    softmaxes.append(lookout.softmax(target.call.function, args, kwargs))
+                elif isinstance(target, Picked):
+                    assert isinstance(target.call, ModuleCall)
+                    softmaxes.append(Softmax(target.pick(outputs[target.call])))
+                    samples.append(_sample(softmaxes[-1].logits))
+                else:
+                    with self._as_it_was(Step((), {}, None), as_trained):
+                        softmaxes.append(Softmax(target(self._model)))
+        return Result(softmaxes, samples)
+
+    @contextmanager
+    def _as_it_was(self, step: Step, as_trained: bool) -> Iterator[None]:
+        with ExitStack() as stack:
+            if step.random is not None:
+                stack.enter_context(replaying(step.random, self._device))
+            dtype = step.autocast if as_trained else None
+            for kind in {"cpu", self._device.type}:
+                here = dtype if kind == self._device.type else None
+                stack.enter_context(torch.autocast(kind, dtype=here, enabled=here is not None, cache_enabled=False))
+            if isinstance(step, ModuleCall):
+                for module, mode in zip(step.module.modules(), step.training, strict=False):
+                    module.training = mode
+                for kept in step.buffers:
+                    buffer = kept.owner._buffers[kept.name]
+                    assert buffer is not None
+                    kept.owner._buffers[kept.name] = kept.value.to(buffer.dtype, copy=True)
+            yield
+
+    # Other parameters
+
+    def _with_parameters(self, values: dict[Tensor, Tensor], **how: bool) -> Result:
+        """By reference: the only way for dual tensors and for another dtype."""
+        half = how.get("upcast", False)
+        state = {n: values[p] for n, p in self._model.named_parameters() if p in values}
+        for name, buffer in self._model.named_buffers():
+            state[name] = buffer.float() if half and buffer.dtype in _HALVES else buffer.clone()
+        target = _Forward(self._model, lambda: self._run(values, **how))
+        with self._shielded():
+            result: Result = torch.func.functional_call(target, {f"model.{n}": v for n, v in state.items()}, ())
+        return result
+
+    @contextmanager
+    def _data_replaced(self, moved: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
+        """In the parameters themselves, which also those see who hold them in other ways than modules do."""
+        buffers = [(m, dict(m._buffers)) for m in self._model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+        pairs = moved + [(b, b.clone()) for b in self._model.buffers()]
+        kept = [(tensor, tensor.data) for tensor, _ in pairs]
+        try:
+            for tensor, value in pairs:
+                tensor.data = value
+            yield
+        finally:
+            for tensor, data in kept:
+                tensor.data = data
+            for module, found in buffers:
+                module._buffers.update(found)
+
+    @contextmanager
+    def _shielded(self) -> Iterator[None]:
+        """Only kernels that forward mode can differentiate."""
+        with self._quiet(), sdpa_kernel(SDPBackend.MATH), ExitStack() as stack:
+            if self._recurrent:  # elsewhere it would only slow the convolutions down
+                stack.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")  # setting these flags warns of GPUs that are not there
+                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False) if self._on_gpu else nullcontext())
+            yield
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self._device.type == "cuda"
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Nothing compiled, and no shortcut that there is only without gradients."""
+        fast_path = torch.backends.mha.get_fastpath_enabled()
+        with ExitStack() as stack:
+            stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
+            torch.backends.mha.set_fastpath_enabled(False)
+            if "torch._dynamo" in sys.modules:
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            yield
+
+
+def _call_of(target: Target) -> FunctionCall | ModuleCall | None:
+    if isinstance(target, (SoftmaxCall, Picked)):
+        if isinstance(target.call, Exception):
+            raise target.call
+        return target.call
+    return target if isinstance(target, ModuleCall) else None
+
+
+def _described(target: Target) -> str:
+    if isinstance(target, ModuleCall):
+        return f"the loss inside {target.name}"
+    if isinstance(target, (SoftmaxCall, Picked)):
+        call = _call_of(target)
+        assert call
+        if isinstance(target, Picked):
+            return f"logits= of {call.name}"
+        names = {ref.node.name for ref in upstream(call.inputs) if isinstance(ref.node, ModuleCall)}
+        return f"{call.name} of {', '.join(sorted(names)) or 'parameters'}"
+    return "forward="
+
+
+def _made(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if isinstance(step, ModuleCall):
+        return step.module(*args, **kwargs)
+    assert isinstance(step, FunctionCall)
+    if not step.in_place:
+        return step.function(*args, **kwargs)
+    changed = args[0].clone()
+    step.function(changed, *args[1:], **kwargs)
+    return changed
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    return sample(forward_ad.unpack_dual(tensor).primal)
+
+
+def _same(seen: Tensor, again: Tensor) -> bool:
+    if seen.dtype != again.dtype or seen.shape != again.shape:
+        return False
+    return torch.equal(seen, again) or bool(torch.all((seen == again) | (seen.isnan() & again.isnan())))
+
+
+def _near(seen: Tensor, again: Tensor, share: float) -> bool:
+    if seen.shape != again.shape:
+        return False
+    finite = seen[seen.isfinite()]
+    size = float(finite.abs().max()) if finite.numel() else 0.0
+    return torch.allclose(
+        again.double(), seen.double(), rtol=0, atol=share * size + 1e-6 * (share > 1e-4), equal_nan=True
+    )
+
+
+def _anything_compiled() -> bool:
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return bool(dynamo and dynamo.counters["frames"])

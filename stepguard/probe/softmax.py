@@ -1,0 +1,146 @@
+# shape suffixes: N = samples (any leading dimensions), C = classes
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+_COLUMNS = 4096
+
+
+class Softmax(NamedTuple):
+    """A softmax in a loss: the logits that enter it, and which of its samples the loss counts."""
+
+    logits: Tensor
+    class_dim: int = -1
+    counted: Tensor | None = None
+    """True for the samples that count, shaped like the logits without their classes; None is all of them."""
+    columns: Callable[[int, int], Tensor] | None = None
+    """From a range of classes to those columns of the logits, where they are better made a few at a time."""
+
+    def pieces(self) -> Iterator[Tensor]:
+        """The logits a few thousand classes at a time, classes last."""
+        logits_NC = self.logits.movedim(self.class_dim, -1)
+        for start in range(0, logits_NC.shape[-1], _COLUMNS):
+            stop = min(start + _COLUMNS, logits_NC.shape[-1])
+            if self.columns:
+                yield self.columns(start, stop).movedim(self.class_dim, -1)
+            else:
+                yield logits_NC[..., start:stop]
+
+    def spread(self, pieces: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+        r"""Spread of the slopes :math:`\Delta_a` of the samples that count, ``[N]``.
+
+        Args:
+            pieces: Logits and their slopes, a few classes at a time. A class that is masked out with -inf is
+                not in the softmax, so its slope says nothing.
+        """
+        highest = lowest = torch.zeros(())
+        for i, (z, a) in enumerate(pieces):
+            masked = z.isneginf() & a.isfinite()
+            high, low = a.masked_fill(masked, -math.inf).amax(-1), a.masked_fill(masked, math.inf).amin(-1)
+            highest = torch.maximum(highest, high) if i else high
+            lowest = torch.minimum(lowest, low) if i else low
+        spread = highest - lowest
+        return spread.flatten() if self.counted is None else spread[self.counted]
+
+
+class Entry(NamedTuple):
+    """How a function of PyTorch takes a softmax: what enters it, and what that is."""
+
+    input: Tensor
+    kind: str
+    """``logits``, ``binary`` logits, ``probabilities`` of binary decisions, ``log_probabilities``, or of what may
+    be any of these the ``logarithm``."""
+    class_dim: int | tuple[int, ...] = -1
+    counted: Tensor | None = None
+
+    def softmax(self) -> Softmax:
+        """The softmax over what entered, as logits."""
+        z = self.input
+        if self.kind == "probabilities":
+            z = torch.logit(z)
+        if self.kind in ("binary", "probabilities"):
+            return Softmax(torch.stack((torch.zeros_like(z), z), -1))  # a sigmoid is a softmax over (0, z)
+        if isinstance(self.class_dim, int):
+            return Softmax(z, self.class_dim, self.counted)
+        last = tuple(range(-len(self.class_dim), 0))
+        return Softmax(z.movedim(self.class_dim, last).flatten(-len(last)))
+
+
+def entry(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry | None:
+    """What enters the softmax, if this call of a PyTorch function takes one for a loss.
+
+    Example:
+        >>> entry(torch.nn.functional.cross_entropy, (torch.ones(2, 3), torch.tensor([0, -100])), {}).counted
+        tensor([ True, False])
+    """
+    found = ENTRIES.get(getattr(function, "__name__", ""))
+    return found(args, kwargs) if found else None
+
+
+def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str, default: Any = None) -> Any:
+    return args[position] if len(args) > position else kwargs.get(name, default)
+
+
+def _labelled(kind: str) -> Callable[[tuple[Any, ...], dict[str, Any]], Entry]:
+    def read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
+        z, target = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "target")
+        counted = None
+        if not target.is_floating_point():  # class indices rather than probabilities
+            counted = target != _argument(args, kwargs, 4, "ignore_index", -100)
+        return Entry(z, kind, 1 if z.ndim > 1 else 0, counted)
+
+    return read
+
+
+def _along(kind: str) -> Callable[[tuple[Any, ...], dict[str, Any]], Entry]:
+    def read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
+        z, dim = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "dim")
+        if dim is None:  # the default that F.log_softmax has kept from long ago
+            dim = 0 if z.ndim in (0, 1, 3) else 1
+        return Entry(z, kind, tuple(dim) if isinstance(dim, (tuple, list)) else int(dim))
+
+    return read
+
+
+def _each(kind: str) -> Callable[[tuple[Any, ...], dict[str, Any]], Entry]:
+    return lambda args, kwargs: Entry(_argument(args, kwargs, 0, "input"), kind)
+
+
+def _fused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
+    h, weight, target = (_argument(args, kwargs, i, n) for i, n in enumerate(("input", "linear_weight", "target")))
+    z = torch.nn.functional.linear(h, weight, kwargs.get("linear_bias"))
+    ignored = kwargs.get("ignore_index")
+    return Entry(z, "logits", -1, target != (-100 if ignored is None else ignored))
+
+
+# By the functions' own names: the same holds for torch.x, Tensor.x and torch.nn.functional.x.
+ENTRIES: dict[str, Callable[[tuple[Any, ...], dict[str, Any]], Entry]] = {
+    "cross_entropy": _labelled("logits"),
+    "nll_loss": _labelled("log_probabilities"),
+    "linear_cross_entropy": _fused,
+    "log_softmax": _along("logits"),
+    "special_log_softmax": _along("logits"),
+    "logsumexp": _along("logits"),
+    "special_logsumexp": _along("logits"),
+    "binary_cross_entropy_with_logits": _each("binary"),
+    "binary_cross_entropy": _each("probabilities"),
+    "log_sigmoid": _each("binary"),
+    "soft_margin_loss": _each("binary"),
+    "multilabel_soft_margin_loss": _each("binary"),
+    "softmax": _along("logits"),
+    "special_softmax": _along("logits"),
+    "sigmoid": _each("binary"),
+    "log": _each("logarithm"),
+    "log1p": _each("logarithm"),
+    "log2": _each("logarithm"),
+    "log10": _each("logarithm"),
+}
+LOG_SOFTMAXES = {"log_softmax", "special_log_softmax"}
+GATES = {"softmax", "special_softmax", "sigmoid"}
+"""On their own these may be anything; they belong to a loss where their logarithm is taken."""
+LOGARITHMS = {"log", "log1p", "log2", "log10"}

@@ -1,0 +1,27 @@
+"""Every case of the matrix: r beside its float64 reference, or the very refusal that it must give."""
+
+import re
+
+import pytest
+from matrix.models import MODELS
+from matrix.steps import STEPS
+from matrix.task import Case, run
+
+try:
+    from matrix.huggingface import HUGGING_FACE
+except ImportError:
+    HUGGING_FACE = []
+CASES: list[Case] = [*MODELS, *HUGGING_FACE, *STEPS]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.filterwarnings("ignore")
+def test_r_is_right_or_refused(case):
+    for step, found in enumerate(run(case)):
+        if case.refused:
+            assert found.unmeasured and found.estimator == "", f"measured r = {found.r}"
+            assert re.search(case.refused, found.unmeasured), found.unmeasured
+        else:
+            assert not found.unmeasured, f"step {step}: {found.unmeasured}"
+            assert found.r == pytest.approx(found.reference, rel=case.tolerance)
+            assert found.estimator == case.estimator
