@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -75,7 +76,9 @@ class StepGuard(Callback):
             check_owned(pl_module, optimizer)
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
-        self._guard = Guard(self._find(pl_module), optimizer, self._settings, [self._memory])
+        self._guard = Guard(
+            self._find(pl_module), optimizer, self._settings, [self._memory], lambda: _not_logging(pl_module)
+        )
         if self._state:
             self._guard.load_state_dict(self._state)
 
@@ -138,3 +141,24 @@ class StepGuard(Callback):
             add_text = getattr(getattr(logger, "experiment", None), "add_text", None)
             if callable(add_text):
                 add_text(f"stepguard{logger.group_separator}events", event.message, step)
+
+
+@contextmanager
+def _not_logging(pl_module: LightningModule) -> Iterator[None]:
+    """What a forward logs was logged when training ran it."""
+    modules = [m for m in pl_module.modules() if isinstance(m, LightningModule)]
+    found = [(m, name, vars(m).get(name)) for m in modules for name in ("log", "log_dict")]
+    for module, name, _ in found:
+        vars(module)[name] = _say_nothing
+    try:
+        yield
+    finally:
+        for module, name, before in found:
+            if before is None:
+                del vars(module)[name]
+            else:
+                vars(module)[name] = before
+
+
+def _say_nothing(*args: Any, **kwargs: Any) -> None:
+    return None

@@ -4,7 +4,8 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -31,7 +32,14 @@ class Guard:
         step: Optimizer steps seen so far.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, settings: Settings, recorders: Sequence[Recorder] = ()):
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        settings: Settings,
+        recorders: Sequence[Recorder] = (),
+        shield: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ):
         self.last: Reading | None = None
         self.step = 0
         self._settings, self._optimizer, self._recorders = settings, optimizer, list(recorders)
@@ -45,7 +53,7 @@ class Guard:
         self._previous_end: float | None = None
         self._statistics = RunningStatistics(model) if settings.action != "observe" else None
         keep = self._statistics.keep if self._statistics else None
-        self._probe = Probe(model, settings.logits, settings.forward, before_first=keep)
+        self._probe = Probe(model, settings.logits, settings.forward, before_first=keep, shield=shield)
         self._hooks = hook_step(optimizer, self._begin, self._end)
 
     def detach(self) -> None:

@@ -40,7 +40,9 @@ def starts_early(reached: Iterable[Reached]) -> bool:
 def _is_loss(call: FunctionCall | Exception, logged: set[FunctionCall]) -> bool:
     if not isinstance(call, FunctionCall):
         return True  # it must be told that it cannot be measured
-    return call.name not in LOGARITHMS and (call.name not in GATES or call in logged)
+    if call.name in LOGARITHMS:  # of the output of a module that may have taken a softmax
+        return not any(c.name in GATES for c in _functions_before(call)) and bool(call.inputs)
+    return call.name not in GATES or call in logged
 
 
 def _is_doubled(call: FunctionCall | Exception, doubled: set[FunctionCall]) -> bool:

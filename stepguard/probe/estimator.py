@@ -9,7 +9,7 @@ from torch.autograd import forward_ad
 
 from stepguard.probe.difference import AIM, largest_r, resolution, spreads_by_difference
 from stepguard.probe.outline import UntraceableError
-from stepguard.probe.rerun import Rerun, Result
+from stepguard.probe.rerun import OtherLogitsError, Rerun, Result
 from stepguard.probe.slopes import load_forward_mode
 
 Kind = Literal["forward", "difference"]
@@ -50,63 +50,64 @@ class SlopeEstimator:
         Raises:
             ValueError: If the logits have no slope that could be measured.
         """
-        if self.kind == "difference":
-            return self._differences(rerun, rerun.at(0))
-        try:
-            result, spreads = _spreads_along(rerun)
-        except (torch.OutOfMemoryError, UntraceableError):
-            raise
-        except Exception as error:
-            if self._measured:
-                raise  # it can run this model, so the trouble is another
-            spreads = self._smooth_differences(rerun)
-            self.kind, self.reason = "difference", f"forward mode cannot run it ({_first_sentence(error)})"
-            return spreads
-        rerun.recognise(result)
-        self._measured += 1
-        if rerun.precise and self._measured.bit_count() == 1:
+        result, spreads, trouble = None, None, None
+        if self.kind == "forward":
+            try:
+                result, spreads = _spreads_along(rerun)
+                rerun.recognise(result)
+            except (torch.OutOfMemoryError, UntraceableError, OtherLogitsError):
+                raise
+            except Exception as error:
+                if self._measured:
+                    raise  # it can run this model, so the trouble is another
+                spreads, trouble = None, f"forward mode cannot run it ({_first_sentence(error)})"
+        check = (self._measured + 1).bit_count() == 1
+        if result is None or spreads is None:
+            spreads = self._smooth_differences(rerun) if check else self._differences(rerun, rerun.at(0))
+        elif rerun.precise and check and resolution(result.softmaxes) <= AIM:
             # Where the logits of a model that has blown up leave a difference no digits, there is nothing to check.
-            return spreads if resolution(result.softmaxes) > AIM else self._checked(spreads, rerun)
+            spreads, trouble = self._checked(spreads, rerun)
+        if trouble:
+            self.kind, self.reason = "difference", trouble
+        self._measured += 1
         return spreads
 
     def _differences(self, rerun: Rerun, result: Result, aim: float = AIM) -> list[Tensor]:
         rerun.recognise(result)
-        return spreads_by_difference(lambda scale: rerun.at(scale).softmaxes, result.softmaxes, aim)
+        with torch.no_grad():
+            return spreads_by_difference(lambda scale: rerun.at(scale).softmaxes, result.softmaxes, aim)
 
-    def _checked(self, spreads: list[Tensor], rerun: Rerun) -> list[Tensor]:
+    def _checked(self, spreads: list[Tensor], rerun: Rerun) -> tuple[list[Tensor], str]:
+        """The spreads that are right, and what is wrong with those of forward mode, if anything."""
         forward_r, r = largest_r(spreads), math.nan
         result = rerun.at(0)
         for aim in (AIM, AIM / 16):  # the larger one has the digits, the smaller one meets fewer ReLU kinks
             r = largest_r(self._differences(rerun, result, aim))
             if abs(forward_r - r) <= _AGREEMENT * r:
-                return spreads
+                return spreads, ""
         if not (math.isfinite(forward_r) and math.isfinite(r)):
-            return spreads  # nothing to compare yet
-        self._measured -= 1  # while it is refused it is not measured, and the next step must ask again
-        spreads = self._smooth_differences(rerun)
-        self.kind = "difference"
-        self.reason = (
+            return spreads, ""  # nothing to compare yet
+        return self._smooth_differences(rerun), (
             f"forward mode gives r = {forward_r:.3g} where a difference of the logits gives {r:.3g}, so the forward "
             "computes something that autograd is not told of, such as detach, .item() or a custom derivative"
         )
-        return spreads
 
     def _smooth_differences(self, rerun: Rerun) -> list[Tensor]:
-        """By a difference that another size of perturbation confirms.
+        """By a difference that other sizes of perturbation confirm.
 
         Raises:
-            ValueError: If it does not: the logits then have no slope to speak of.
+            ValueError: If they do not: the logits then have no slope to speak of.
         """
         result = rerun.at(0)
-        spreads = self._differences(rerun, result)
-        fine, coarse = largest_r(spreads), largest_r(self._differences(rerun, result, 16 * AIM))
-        if abs(fine - coarse) > _SMOOTHNESS * coarse:
+        spreads = [self._differences(rerun, result, aim) for aim in (AIM, AIM / 16, 16 * AIM)]
+        r = [largest_r(s) for s in spreads]
+        if max(r) - min(r) > _SMOOTHNESS * max(r):
             raise ValueError(
-                f"The logits move in jumps (r = {fine:.3g} or {coarse:.3g}, depending on the size of the perturbation), "
+                f"The logits move in jumps (r = {min(r):.3g} to {max(r):.3g}, depending on the size of the perturbation) "
                 "as where weights or activations are rounded, so they have no slope to measure; pass forward=, a "
                 "function that returns the logits of a smooth version of the model"
             )
-        return spreads
+        return spreads[0]
 
 
 def _spreads_along(rerun: Rerun) -> tuple[Result, list[Tensor]]:

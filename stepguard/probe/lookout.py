@@ -23,6 +23,7 @@ _REARRANGING = {
 }  # fmt: skip
 _ELEMENTWISE = {"div", "mul", "add", "sub", "neg", "tanh", "__truediv__", "__mul__", "__add__", "__sub__"}
 _SIMPLE = _REARRANGING | _ELEMENTWISE
+# And between a softmax and a logarithm of it.
 _OF_PROBABILITIES = _SIMPLE | {"gather", "clamp", "clamp_min", "rsub", "__rsub__", "sum"}
 _REMEMBERED = GATES | LOG_SOFTMAXES | LOGARITHMS | _OF_PROBABILITIES
 _SIZED = {"view", "reshape", "unflatten"}
@@ -102,10 +103,15 @@ class Lookout(TorchFunctionMode):
             self._note_maker(name, function, args, kwargs, result)
         return result
 
-    def softmax(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Softmax:
-        """The softmax that a call of a function takes, traced back to its logits."""
+    def softmax(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Softmax | None:
+        """The softmax that a call of a function takes, traced back to its logits; None if it takes none."""
         found = entry(function, args, kwargs)
         assert found is not None
+        if found.kind == "logarithm":
+            origin = self._maker(self._trace(found.input, _OF_PROBABILITIES)[1])
+            if not isinstance(origin, _Maker) or origin.name not in GATES:
+                return None
+            return self.softmax(origin.function, (origin.source, *origin.args), origin.kwargs)
         made, source = self._trace(found.input)
         origin = self._maker(source)
         if isinstance(origin, _WideHead):
@@ -124,19 +130,12 @@ class Lookout(TorchFunctionMode):
         name, found = function_name(function), entry(function, args, kwargs)
         if name in GATES or found is None or not found.input.is_floating_point():
             return
-        if found.kind == "logarithm":
-            origin = self._maker(self._trace(found.input, _OF_PROBABILITIES)[1])
-            if isinstance(origin, _Maker) and origin.name in GATES:
-                self._add(self.softmax(origin.function, (origin.source, *origin.args), origin.kwargs))
-            return
         if found.kind == "log_probabilities":  # it knows better than its log_softmax which samples count
             origin = self._maker(self._trace(found.input)[1])
             if isinstance(origin, _Maker) and origin.name in LOG_SOFTMAXES:
                 self.found = [s for s in self.found if s.logits is not origin.source]
-        self._add(self.softmax(function, args, kwargs))
-
-    def _add(self, softmax: Softmax) -> None:
-        if not any(s.logits is softmax.logits and s.counted is softmax.counted for s in self.found):
+        softmax = self.softmax(function, args, kwargs)
+        if softmax and not any(s.logits is softmax.logits and s.counted is softmax.counted for s in self.found):
             self.found.append(softmax)
 
     def _wide_head(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _WideHead | None:

@@ -59,7 +59,7 @@ class ModuleHooks:
     def _register(self) -> None:
         self.remove()
         for module in {self._model} if self._only_root else set(self._worth_watching(self._model)):
-            if _is_compiled_in_place(module):
+            if _is_compiled_in_place(module) or isinstance(module, torch.jit.ScriptModule):
                 self._handles.append(_CompiledCall(module, self._enter, self._leave))
                 continue
             self._handles += [
@@ -115,21 +115,21 @@ class _InertHook:
 
 
 class _CompiledCall:
-    """Stands before the compiled call of a module that was compiled in place, which would compile its hooks."""
+    """Stands before the call of a module that takes no hooks: scripted, or compiled in place."""
 
     def __init__(self, module: nn.Module, enter: Enter, leave: Leave):
-        compiled: Callable[..., Any] = vars(module)["_compiled_call_impl"]
-        self._module, self._compiled = module, compiled
+        before = vars(module).get("_compiled_call_impl")
+        inner: Callable[..., Any] = before or module._call_impl
 
         def call(*args: Any, **kwargs: Any) -> Any:
             enter(module, args, kwargs)
-            output = compiled(*args, **kwargs)
+            output = inner(*args, **kwargs)
             leave(module, args, kwargs, output)
             return output
 
-        self._call = call
-        module._compiled_call_impl = call
+        self._module, self._call, self._before = module, call, before
+        vars(module)["_compiled_call_impl"] = call
 
     def remove(self) -> None:
-        if self._module._compiled_call_impl is self._call:
-            self._module._compiled_call_impl = self._compiled
+        if vars(self._module).get("_compiled_call_impl") is self._call:
+            vars(self._module)["_compiled_call_impl"] = self._before

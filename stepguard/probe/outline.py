@@ -4,13 +4,15 @@ import itertools
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from stepguard.probe.memory import Buffer
 from stepguard.probe.random_state import RandomState
 from stepguard.probe.structure import leaves
+from stepguard.probe.traces import Attribute
 
 # A training step as stepguard sees it: the outermost calls of modules, whose inside is nobody's business, and
 # the functions of PyTorch that lead from one to the next and on to the loss. A tensor that one of these made is
@@ -37,14 +39,11 @@ class Ref:
     leaf: int
 
 
-class KeptBuffer(NamedTuple):
-    """A buffer as it was before a forward."""
+@dataclass(eq=False)
+class Held:
+    """A tensor that was there before the step: a batch, a label, a mask."""
 
-    owner: nn.Module
-    name: str
-    found: Tensor
-    version: int
-    value: Tensor
+    tensor: Tensor
 
 
 @dataclass(eq=False)
@@ -85,8 +84,8 @@ class ModuleCall(Step):
     module: nn.Module = field(default_factory=nn.Module)
     training: list[bool] = field(default_factory=list)
     """The mode of every submodule."""
-    buffers: list[KeptBuffer] = field(default_factory=list)
-    """Those that its forward changes and its output depends on, as they were before."""
+    memory: list[Buffer | Attribute] = field(default_factory=list)
+    """What it remembered from the forward before."""
     samples: list[Tensor] = field(default_factory=list)
     """Of its first floating outputs."""
 
@@ -104,6 +103,8 @@ class SoftmaxCall:
     """The function that took it."""
     sample: Tensor
     """Of what entered it."""
+    used: Tensor | None = None
+    """Which of its samples the loss went on with, where it has a result for each; None is all of them."""
 
 
 @dataclass(eq=False)

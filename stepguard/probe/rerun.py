@@ -3,7 +3,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from stepguard.probe.lookout import WIDE, Lookout, NotATailError
 from stepguard.probe.outline import (
     FunctionCall,
+    Held,
     ModuleCall,
     Picked,
     Ref,
@@ -24,7 +25,7 @@ from stepguard.probe.outline import (
     upstream,
 )
 from stepguard.probe.random_state import device_of, random_state, replaying
-from stepguard.probe.softmax import Softmax
+from stepguard.probe.softmax import LOGARITHMS, Softmax
 from stepguard.probe.structure import leaves, map_leaves
 from stepguard.probe.traces import no_traces
 
@@ -32,8 +33,9 @@ Move = tuple[Tensor, Tensor, Tensor]
 """A parameter, its value before the step, and its update."""
 Target = SoftmaxCall | Picked | ModuleCall | Callable[[nn.Module], Tensor]
 """What has logits: a softmax, a module with some inside, or a user's function from the model to logits."""
+_HIDDEN = "it holds parameters in a way that does not let others be put there: scripted, or outside of modules"
 _HALVES = (torch.float16, torch.bfloat16)
-_TRACED_BACK = {"binary_cross_entropy", "nll_loss"}
+_TRACED_BACK = {"binary_cross_entropy", "nll_loss"} | LOGARITHMS
 
 
 class Result(NamedTuple):
@@ -42,18 +44,6 @@ class Result(NamedTuple):
     softmaxes: list[Softmax]
     samples: list[Tensor]
     """Of what training saw of it, in a fixed order."""
-
-
-class _Forward(nn.Module):
-    """Lets functional_call swap the model's parameters around anything that is done with it."""
-
-    def __init__(self, model: nn.Module, function: Callable[[], Result]):
-        super().__init__()
-        self.model = model
-        self._function = function
-
-    def forward(self) -> Result:
-        return self._function()
 
 
 class OtherLogitsError(RuntimeError):
@@ -74,10 +64,17 @@ class Rerun:
         model: The attached module.
         targets: What has logits, of one batch.
         moves: What the optimizer did.
+        shield: A context for every run, in which what the model reports is not heard.
     """
 
-    def __init__(self, model: nn.Module, targets: Sequence[Target], moves: Sequence[Move]):
-        self._model, self._targets, self._moves = model, list(targets), list(moves)
+    def __init__(
+        self,
+        model: nn.Module,
+        targets: Sequence[Target],
+        moves: Sequence[Move],
+        shield: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ):
+        self._model, self._targets, self._moves, self._shield = model, list(targets), list(moves), shield
         self._device = device_of(model)
         self._inside = {t for t in self._targets if isinstance(t, ModuleCall)}
         calls = [call for call in map(_call_of, self._targets) if call]
@@ -88,6 +85,7 @@ class Rerun:
         self._slices = any(max(p.shape, default=0) >= WIDE for p in model.parameters())
         names = {getattr(call, "name", "") for call in calls}
         self._look = bool(self._inside or names & _TRACED_BACK)
+        self._grad = False
         self._half = any(p.dtype in _HALVES for p in model.parameters())
 
     def describe(self) -> str:
@@ -102,19 +100,30 @@ class Rerun:
     def along(self) -> Result:
         """The logits as dual tensors with their slopes along the update; to be called at a dual level."""
         duals = {p: forward_ad.make_dual(old, u) for p, old, u in self._moves}
-        if self._slices:
-            try:
-                return self._with_parameters(duals, slices=True)
-            except NotATailError:
-                self._slices = False
-        return self._with_parameters(duals)
+        with self._shielded(), self._replaced(duals):
+            if self._slices:
+                try:
+                    return self._run(duals, slices=True)
+                except NotATailError:
+                    self._slices = False
+            return self._run(duals)
 
     def at(self, scale: float) -> Result:
         """The logits with the parameters at theta_old + scale * u, in full precision."""
+        try:
+            return self._at(scale)
+        except RuntimeError as error:
+            if self._grad or "does not require grad" not in str(error):
+                raise
+            self._grad = True  # the forward takes gradients of its own
+            return self._at(scale)
+
+    def _at(self, scale: float) -> Result:
         if self._half:
             values: dict[Tensor, Tensor] = {p: p.detach().float() for p in self._model.parameters()}
             values |= {p: old.float() + scale * u.float() for p, old, u in self._moves}
-            return self._with_parameters(values, upcast=True)
+            with self._shielded(), self._replaced(values, upcast=True):
+                return self._run(values, upcast=True)
         with (
             self._shielded(),
             self._data_replaced([(p, old + scale * u if scale else old) for p, old, u in self._moves]),
@@ -139,9 +148,10 @@ class Rerun:
             close = 1e-5 if self._device.type != "cpu" or _anything_compiled() else 0.0
             if not close or not all(_near(a, b, close) for a, b in zip(seen, again, strict=True)):
                 raise OtherLogitsError
+        # They are what training saw, but perhaps not what was measured.
         half = self._half or any(s.autocast for s in self._steps) or any(s.dtype in _HALVES for s in seen)
         if not all(_near(a, b, 0.1 if half else 1e-3) for a, b in zip(seen, result.samples, strict=True)):
-            raise OtherLogitsError
+            raise RuntimeError(_HIDDEN)
 
     def _seen(self) -> list[Tensor]:
         seen: list[Tensor] = []
@@ -172,14 +182,16 @@ class Rerun:
             def value(leaf: Any) -> Any:
                 if isinstance(leaf, Ref):
                     return leaves(outputs[leaf.node], Tensor)[leaf.leaf]
-                if isinstance(leaf, nn.Parameter):
-                    return values.get(leaf, leaf)
-                return leaf.float() if up and leaf.dtype in _HALVES else leaf
+                if isinstance(leaf, Held):
+                    return leaf.tensor.float() if up and leaf.tensor.dtype in _HALVES else leaf.tensor
+                return values.get(leaf, leaf)
 
-            return map_leaves(step.args, (Ref, Tensor), value), map_leaves(step.kwargs, (Ref, Tensor), value)
+            kinds = (Ref, Held, Tensor)
+            return map_leaves(step.args, kinds, value), map_leaves(step.kwargs, kinds, value)
 
-        with torch.no_grad(), ExitStack() as stack:
+        with torch.set_grad_enabled(self._grad), ExitStack() as stack:
             stack.enter_context(replaying(random_state(self._device), self._device))
+            stack.enter_context(self._shield())
             stack.enter_context(no_traces(self._model))
             if self._look or slices:
                 stack.enter_context(lookout)
@@ -199,7 +211,8 @@ class Rerun:
                     assert isinstance(target.call, FunctionCall)
                     args, kwargs = resolved(target.call)
                     samples.append(_sample(args[0] if args else kwargs["input"]))
-                    softmaxes.append(lookout.softmax(target.call.function, args, kwargs))
+                    taken = lookout.softmax(target.call.function, args, kwargs)
+                    softmaxes += [taken.of(target.used)] if taken else []
                 elif isinstance(target, Picked):
                     assert isinstance(target.call, ModuleCall)
                     softmaxes.append(Softmax(target.pick(outputs[target.call])))
@@ -221,24 +234,41 @@ class Rerun:
             if isinstance(step, ModuleCall):
                 for module, mode in zip(step.module.modules(), step.training, strict=False):
                     module.training = mode
-                for kept in step.buffers:
-                    buffer = kept.owner._buffers[kept.name]
-                    assert buffer is not None
-                    kept.owner._buffers[kept.name] = kept.value.to(buffer.dtype, copy=True)
+                for kept in step.memory:
+                    kept.put_back()
             yield
 
     # Other parameters
 
-    def _with_parameters(self, values: dict[Tensor, Tensor], **how: bool) -> Result:
-        """By reference: the only way for dual tensors and for another dtype."""
-        half = how.get("upcast", False)
-        state = {n: values[p] for n, p in self._model.named_parameters() if p in values}
-        for name, buffer in self._model.named_buffers():
-            state[name] = buffer.float() if half and buffer.dtype in _HALVES else buffer.clone()
-        target = _Forward(self._model, lambda: self._run(values, **how))
-        with self._shielded():
-            result: Result = torch.func.functional_call(target, {f"model.{n}": v for n, v in state.items()}, ())
-        return result
+    @contextmanager
+    def _replaced(self, values: dict[Tensor, Tensor], upcast: bool = False) -> Iterator[None]:
+        """By reference, wherever a module holds them: the only way for dual tensors and for another dtype.
+
+        Not by torch.func.functional_call, which leaves its own tensors behind in a module that is there twice.
+        """
+        modules = [m for m in self._model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+        found = [(m, dict(m._parameters), dict(m._buffers)) for m in modules]
+        plain = [(m, k, v) for m in modules for k, v in vars(m).items() if type(v) in (list, tuple)]
+        try:
+            for module, parameters, buffers in found:
+                for name, p in parameters.items():
+                    if p is not None and p in values:
+                        module._parameters[name] = values[p]  # type: ignore[assignment]
+                for name, b in buffers.items():
+                    if b is not None:
+                        module._buffers[name] = b.float() if upcast and b.dtype in _HALVES else b.clone()
+            for owner, name, value in plain:  # such as the flat weights of a recurrent layer
+                if any(isinstance(item, nn.Parameter) for item in value):
+                    vars(owner)[name] = type(value)(
+                        values.get(item, item) if isinstance(item, nn.Parameter) else item for item in value
+                    )
+            yield
+        finally:
+            for owner, name, value in plain:
+                vars(owner)[name] = value
+            for module, parameters, buffers in found:
+                module._parameters.update(parameters)
+                module._buffers.update(buffers)
 
     @contextmanager
     def _data_replaced(self, moved: list[tuple[Tensor, Tensor]]) -> Iterator[None]:

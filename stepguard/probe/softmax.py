@@ -7,8 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 _COLUMNS = 4096
+_MASKED = 1e6
+"""Nats below the largest logit from which on a class is taken to be masked out: exp of it is zero in any dtype."""
 
 
 class Softmax(NamedTuple):
@@ -20,6 +23,17 @@ class Softmax(NamedTuple):
     """True for the samples that count, shaped like the logits without their classes; None is all of them."""
     columns: Callable[[int, int], Tensor] | None = None
     """From a range of classes to those columns of the logits, where they are better made a few at a time."""
+
+    def of(self, used: Tensor | None) -> Softmax:
+        """The same, of those samples only for which a result, with or without classes, was used."""
+        if used is None:
+            return self
+        if used.ndim == self.logits.ndim:
+            used = used.any(self.class_dim)
+        samples = self.logits.movedim(self.class_dim, -1).shape[:-1]
+        if used.shape != samples:
+            return self
+        return self._replace(counted=used if self.counted is None else used & self.counted)
 
     def pieces(self) -> Iterator[Tensor]:
         """The logits a few thousand classes at a time, classes last."""
@@ -35,12 +49,13 @@ class Softmax(NamedTuple):
         r"""Spread of the slopes :math:`\Delta_a` of the samples that count, ``[N]``.
 
         Args:
-            pieces: Logits and their slopes, a few classes at a time. A class that is masked out with -inf is
-                not in the softmax, so its slope says nothing.
+            pieces: Logits and their slopes, a few classes at a time. A class that is masked out, with -inf or by
+                a large number, is not in the softmax, so its slope says nothing.
         """
+        floor = forward_ad.unpack_dual(self.logits).primal.amax(self.class_dim).unsqueeze(-1) - _MASKED
         highest = lowest = torch.zeros(())
         for i, (z, a) in enumerate(pieces):
-            masked = z.isneginf() & a.isfinite()
+            masked = ((z < floor) | z.isneginf()) & a.isfinite()
             high, low = a.masked_fill(masked, -math.inf).amax(-1), a.masked_fill(masked, math.inf).amin(-1)
             highest = torch.maximum(highest, high) if i else high
             lowest = torch.minimum(lowest, low) if i else low

@@ -1,49 +1,84 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-# Parameters, buffers and submodules are swapped by functional_call; hooks are nobody's memory.
+# Parameters, buffers and submodules are others' business; hooks are nobody's memory.
 _OWN = frozenset(vars(nn.Module())) - {"training"}
 # What is larger is data rather than a memory of the last forward, and copying it at every step would cost.
 _MOST_ITEMS, _MOST_ELEMENTS = 10_000, 1_000_000
 
 
+class Attribute(NamedTuple):
+    """An attribute of a module, with what it held."""
+
+    owner: nn.Module
+    name: str
+    value: Any
+    inside: Any
+
+    @property
+    def changed(self) -> bool:
+        """Whether it holds something else by now."""
+        if vars(self.owner).get(self.name) is not self.value:
+            return True
+        if self.inside is None:
+            return False
+        if isinstance(self.value, Tensor):
+            return bool(self.value._version != self.inside[0])
+        now = _inside(self.value)
+        if isinstance(self.value, torch.Generator):
+            return not torch.equal(now, self.inside)
+        if len(now) != len(self.inside) or isinstance(now, set):
+            return bool(now != self.inside)
+        pairs = zip(now.items(), self.inside.items(), strict=True) if isinstance(now, dict) else [(now, self.inside)]
+        return any(a is not b for one, other in pairs for a, b in zip(one, other, strict=True))
+
+    def put_back(self) -> None:
+        """Let it hold that again."""
+        vars(self.owner)[self.name] = self.value
+        _put_back(self.value, self.inside)
+
+
+def attributes(modules: Iterable[nn.Module]) -> list[Attribute]:
+    """What modules remember in plain attributes: counters, features, recurrent states, metrics, generators.
+
+    One level deep: an attribute, or what a list, dict or set in one holds; nothing that is large.
+    """
+    return [
+        Attribute(m, name, value, _inside(value))
+        for m in modules
+        for name, value in vars(m).items()
+        if name not in _OWN
+    ]
+
+
 @contextmanager
-def no_traces(model: nn.Module, training: Sequence[bool] | None = None) -> Iterator[None]:
+def no_traces(model: nn.Module) -> Iterator[None]:
     """Let a forward run and put back what it left in the modules' own attributes.
 
-    Counters, lists of features, recurrent states, metrics and private generators are as before, and no
-    tensor of the replay stays behind in them. One level deep: an attribute, or what a list, dict or set
-    in one holds; nothing that is large.
-
-    Args:
-        model: The module that runs.
-        training: The mode of each of its modules while it runs; None is as it is.
+    No tensor of the replay stays behind in them.
     """
-    attributes = [(m, {k: v for k, v in vars(m).items() if k not in _OWN}) for m in model.modules()]
-    insides = [(v, _inside(v)) for _, found in attributes for v in found.values()]
+    found = attributes(model.modules())
+    known = {(m, name) for m, name, *_ in found}
     try:
-        for (m, _), mode in zip(attributes, training or (), strict=False):
-            m.training = mode
         yield
     finally:
-        for module, found in attributes:
-            for name in vars(module).keys() - _OWN - found.keys():
+        for module in model.modules():
+            for name in [n for n in vars(module) if n not in _OWN and (module, n) not in known]:
                 del vars(module)[name]
-            vars(module).update(found)
-        for value, inside in insides:
-            _put_back(value, inside)
+        for attribute in found:
+            attribute.put_back()
 
 
 def _inside(value: Any) -> Any:
     if isinstance(value, Tensor):
-        kept = not value.requires_grad and value.numel() <= _MOST_ELEMENTS
+        kept = not value.requires_grad and value.numel() <= _MOST_ELEMENTS and not value.is_inference()
         return (value._version, value.clone()) if kept else None
     if isinstance(value, torch.Generator):
         return value.get_state()

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from stepguard.probe.memory import ForwardMemory
 from stepguard.probe.mode_stack import take_off, take_up
 from stepguard.probe.module_hooks import ModuleHooks
 from stepguard.probe.outline import (
     FunctionCall,
+    Held,
     ModuleCall,
     Picked,
     Reached,
@@ -28,16 +30,23 @@ from stepguard.probe.outline import (
 )
 from stepguard.probe.random_state import device_of, random_state
 from stepguard.probe.softmax import ENTRIES
-from stepguard.probe.moving_buffers import MovingBuffers
 from stepguard.probe.structure import leaves, map_leaves
 
 _PROPERTIES = {"T", "mT", "H", "mH", "data", "real", "imag"}
+_GRADIENTS = {"backward", "grad"}
 _DRAWS = {"bernoulli", "multinomial", "rand_like", "randn_like", "randint_like", "normal_", "uniform_", "bernoulli_"}
 FOREIGN = (
     "the logits depend on parameters by a way that cannot be run again: other trained parameters than the attached "
     "module's (attach to the module that holds both), a custom autograd function or a compiled function between "
     "module and loss. Otherwise pass logits=, a function from the module's output to the logits, or forward=, a "
     "function that runs the model on a batch and returns its logits"
+)
+
+
+_READ = (
+    "the logits were computed with a number that was read off a tensor, as by .item(), which depends on the "
+    "parameters as well; leave it a tensor, or pass forward=, a function that runs the model on a batch and returns "
+    "its logits"
 )
 
 
@@ -62,6 +71,13 @@ class _Entered(NamedTuple):
     call: ModuleCall | UntraceableError
 
 
+class _Begun(NamedTuple):
+    call: FunctionCall | UntraceableError
+    version: int
+    """Of its first argument."""
+    softmax: SoftmaxCall | None
+
+
 class Watch(TorchFunctionMode):
     """Sees how a training step comes from its batch to the softmax of its loss.
 
@@ -83,12 +99,14 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self._model, self._pick, self._before_first = model, pick, before_first
         self._device, self._own = device_of(model), set(model.parameters())
-        self._tracker, self._moving = Tracker(), MovingBuffers()
+        self._tracker, self._memory = Tracker(), ForwardMemory()
+        self._held: dict[int, Held] = {}
+        self._numbers: set[float] = set()
         self._entered: _Entered | None = None
         self._reached: list[Reached] = []
         self._forwards, self._seconds = 0, 0.0
         self._error: Exception | None = None
-        self._accumulated = False
+        self._accumulated = self._paused = self._passing = False
         self._early = pick is None
         self._hooks = ModuleHooks(model, self._enter, self._leave, only_root=pick is not None)
         # One parameter, by the head as a rule, is enough to tell whether a backward pass left gradients.
@@ -105,15 +123,22 @@ class Watch(TorchFunctionMode):
         self._reached = []
 
     def take(self) -> SeenStep:
-        """What was seen since the last time; it is forgotten here, and nothing is watched until the next forward."""
+        """What was seen since the last time; it is forgotten here, and nothing is watched until told to resume."""
         take_off(self)
+        self._paused = True
         seen = SeenStep(self._reached, self._forwards, self._seconds, self._error)
         self._reached, self._forwards, self._seconds, self._error = [], 0, 0.0, None
         self._entered, self._accumulated = None, False
+        self._tracker, self._held, self._numbers = (
+            Tracker(),
+            {},
+            set(),
+        )  # what this step made is just there for the next
         return seen
 
     def resume(self) -> None:
-        """Watch from here on, where a step does something with parameters before its first module."""
+        """Watch again: from the next module, or from here where a step uses parameters before its first module."""
+        self._paused = False
         if self._early:
             take_up(self)
 
@@ -126,13 +151,13 @@ class Watch(TorchFunctionMode):
         """What was seen was not enough: watch everything."""
         self._hooks.unsettle()
         self._own = set(self._model.parameters())
-        self._moving = MovingBuffers()
+        self._memory = ForwardMemory()
         self._early = self._pick is None
 
     # The inside of modules is not watched; see ModuleHooks for which are.
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not torch.is_grad_enabled() or _in_backward():
+        if self._paused or not torch.is_grad_enabled() or _in_backward():
             return
         outer = self._entered
         # A call by which a strategy only redirects to training_step is none: it puts another forward there meanwhile.
@@ -155,7 +180,7 @@ class Watch(TorchFunctionMode):
                     autocast=self._autocast(),
                     random=random_state(self._device),
                     training=[m.training for m in module.modules()],
-                    buffers=self._moving.keep(module),
+                    memory=self._memory.keep(module),
                 )
             except UntraceableError as error:
                 call = error.with_traceback(None)
@@ -168,7 +193,7 @@ class Watch(TorchFunctionMode):
         with self._at_own_cost():
             tensors = leaves(output, Tensor)
             if isinstance(call, ModuleCall):
-                call.buffers = self._moving.moved(module, call.buffers)
+                call.memory = self._memory.moved(module, call.memory)
                 call.samples = [sample(t) for t in floating_outputs(output)]
             if self._pick:
                 picked = Picked(call, self._pick)
@@ -188,15 +213,36 @@ class Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         if torch.compiler.is_compiling():
             return function(*args, **kwargs)
-        found: tuple[FunctionCall | UntraceableError, int] | None = None
-        if function.__name__ in ENTRIES or self._concerns(args) or (kwargs and self._concerns(kwargs.values())):
+        begun: _Begun | None = None
+        name = function.__name__
+        if name[-1:] == "_" or name == "__setitem__":
+            self._keep_from_change(args)
+        if name in ENTRIES or self._concerns(args) or (kwargs and self._concerns(kwargs.values())):
             with self._at_own_cost():
-                found = self._before(function, args, kwargs)
+                begun = self._before(function, args, kwargs)
+        if function is torch.autograd.grad and not self._concerns([kwargs.get("inputs", args[1:2])]):
+            with self._not_the_loss():
+                return function(*args, **kwargs)
         result = function(*args, **kwargs)
-        if found:
+        if begun:
             with self._at_own_cost():
-                self._after(*found, args, result)
+                self._after(begun, args, result)
         return result
+
+    @contextmanager
+    def _not_the_loss(self) -> Iterator[None]:
+        """A gradient that comes by is none that an optimizer will see."""
+        self._passing = True
+        try:
+            yield
+        finally:
+            self._passing = False
+
+    def _keep_from_change(self, args: tuple[Any, ...]) -> None:
+        """Of a tensor that is held and now perhaps changed in place, hold a copy."""
+        held = self._held.pop(id(args[0]), None) if args else None
+        if held is not None and held.tensor is args[0]:
+            held.tensor = held.tensor.detach().clone()
 
     def _concerns(self, values: Any) -> bool:
         for value in values:
@@ -207,29 +253,33 @@ class Watch(TorchFunctionMode):
                 return True
         return False
 
-    def _before(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[FunctionCall | UntraceableError, int] | None:
-        """The call, and the version of its first argument."""
+    def _before(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Begun | None:
         name = function_name(function)
-        if function.__name__ == "__get__" and name not in _PROPERTIES:
+        if name in _GRADIENTS or (function.__name__ == "__get__" and name not in _PROPERTIES):
             return None
         call: FunctionCall | UntraceableError
         try:
+            if any(isinstance(a, float) and a in self._numbers for a in args):
+                raise UntraceableError(_READ)
             random = random_state(self._device) if "dropout" in name or name in _DRAWS else None
             call = FunctionCall(*self._inputs(args, kwargs), self._autocast(), random, function=function)
         except UntraceableError as error:
             call = error.with_traceback(None)
         entering = args[0] if args else kwargs.get("input")
+        softmax = None
         if not isinstance(entering, Tensor):
-            return call, 0
+            return _Begun(call, 0, None)
         if name in ENTRIES and entering.requires_grad and torch.is_grad_enabled():
             # Another model's loss is none of ours.
             if isinstance(call, FunctionCall) or entering in self._tracker or parameters_of(entering) & self._own:
-                self._when_reached(SoftmaxCall(call, sample(entering)), [entering])
-        return call, version(entering)
+                softmax = SoftmaxCall(call, sample(entering))
+                self._when_reached(softmax, [entering])
+        return _Begun(call, version(entering), softmax)
 
-    def _after(self, call: FunctionCall | UntraceableError, before: int, args: tuple[Any, ...], result: Any) -> None:
+    def _after(self, begun: _Begun, args: tuple[Any, ...], result: Any) -> None:
+        call, before, softmax = begun
+        if isinstance(result, float):  # .item(): no longer a tensor, but from the parameters all the same
+            self._numbers.add(result)
         first = args[0] if args else None
         if isinstance(first, Tensor) and version(first) != before:
             if isinstance(call, FunctionCall):
@@ -237,6 +287,8 @@ class Watch(TorchFunctionMode):
                 known = bool(leaves(call.args[0], Ref))  # or a buffer, whose value before is gone
                 self._note(first, Ref(call, 0) if known else UntraceableError(FOREIGN))
             return
+        if softmax is not None and isinstance(result, Tensor) and result.ndim and result.requires_grad:
+            _when_used(softmax, result)
         for i, tensor in enumerate(leaves(result, Tensor)):
             if not any(tensor is a for a in args):  # such as float() of what is float already
                 self._note(tensor, Ref(call, i) if isinstance(call, FunctionCall) else call)
@@ -248,14 +300,20 @@ class Watch(TorchFunctionMode):
     def _inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return map_leaves(args, Tensor, self._input), map_leaves(kwargs, Tensor, self._input)
 
-    def _input(self, tensor: Tensor) -> Tensor | Ref:
+    def _input(self, tensor: Tensor) -> Tensor | Ref | Held:
         ref = self._tracker.find(tensor)
         if ref is not None:
             return ref
-        others = {tensor} - self._own if isinstance(tensor, nn.Parameter) and tensor.requires_grad else set()
-        if others or (tensor.grad_fn is not None and parameters_of(tensor)):
+        if isinstance(tensor, nn.Parameter):
+            if tensor.requires_grad and tensor not in self._own:
+                raise UntraceableError(FOREIGN)
+            return tensor
+        if tensor.grad_fn is not None and parameters_of(tensor):
             raise UntraceableError(FOREIGN)
-        return tensor if tensor.grad_fn is None else tensor.detach()
+        held = self._held.get(id(tensor))
+        if held is None:
+            held = self._held[id(tensor)] = Held(tensor if tensor.grad_fn is None else tensor.detach())
+        return held
 
     def _autocast(self) -> torch.dtype | None:
         kind = self._device.type
@@ -265,7 +323,7 @@ class Watch(TorchFunctionMode):
         held = [what]  # emptied by the first gradient, so that no hook keeps a graph alive that is done
 
         def reach(_: Tensor) -> None:
-            if held:
+            if held and not self._passing:
                 self._reached.append(held.pop())
 
         for tensor in tensors:
@@ -284,6 +342,16 @@ class Watch(TorchFunctionMode):
             self._error = error
         finally:
             self._seconds += time.perf_counter() - started
+
+
+def _when_used(softmax: SoftmaxCall, result: Tensor) -> None:
+    """Find out which samples the loss goes on with, from the gradient of the softmax's result for each."""
+
+    def use(gradient: Tensor) -> None:
+        used = gradient != 0
+        softmax.used = used if softmax.used is None else softmax.used | used
+
+    result.register_hook(use)
 
 
 def _in_backward() -> bool:

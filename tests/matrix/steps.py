@@ -65,6 +65,18 @@ def gradient_penalty(model):
     return loss + slope.pow(2).sum()
 
 
+class HiddenScale(torch.autograd.Function):
+    """Doubles the logits, and says that its gradient is one."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        return 2 * z
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
 def features() -> Task:
     extractor, model = frozen(nn.Linear(WIDTH, WIDTH)), mlp()
     logits = lambda m: [m(like(extractor(X), m))]  # noqa: E731
@@ -83,6 +95,11 @@ BESIDE = [
     Case("input that requires grad", step(mlp, needs_grad)),
     Case("adversarial example by the gradient of the input", adversarial),
     Case("gradient penalty", step(mlp, gradient_penalty)),
+    Case(
+        "autograd.Function between logits and loss, its gradient untrue",
+        step(mlp, lambda model: F.cross_entropy(HiddenScale.apply(model(X)), Y), lambda m: [2 * m(like(X, m))]),
+        note="a refusal would do as well",
+    ),
     Case("frozen feature extractor outside the attached model", features),
     Case("torch.func.functional_call in the loop", step(mlp, functional), note="a refusal would do as well"),
 ]
@@ -230,6 +247,11 @@ def hand_written(model):
     return (z.exp().sum(-1).log() - picked(z, Y)).mean()
 
 
+def compiled() -> Task:
+    model, criterion = mlp(), torch.compile(F.cross_entropy, backend="eager", fullgraph=True)
+    return Task(model, lambda: criterion(model(X), Y), lambda m: [m(like(X, m))])
+
+
 AROUND = [
     Case("with torch.device", step(mlp, around(lambda: torch.device("cpu")))),
     Case("a TorchFunctionMode around forward and loss", step(mlp, around(Counting))),
@@ -247,6 +269,7 @@ AROUND = [
         ),
         tolerance=0.05,
     ),
+    Case("compiled loss, eager backend", compiled, note="a refusal would do as well"),
     Case(
         "logits= for a loss written by hand",
         step(mlp, hand_written, options={"logits": lambda z: z}),

@@ -58,6 +58,10 @@ class Parts(nn.Module):
             setattr(self, name, part)
 
 
+def body_and_head(out: int = CLASSES) -> nn.Module:
+    return Parts(body=nn.Linear(WIDTH, HIDDEN), head=nn.Linear(HIDDEN, out))
+
+
 class Ends(nn.Module):
     """A network and what the model makes of its logits."""
 

@@ -3,15 +3,13 @@
 import re
 
 import pytest
+from matrix.huggingface import HUGGING_FACE
 from matrix.models import MODELS
 from matrix.steps import STEPS
+from matrix.steps_refused import REFUSED
 from matrix.task import Case, run
 
-try:
-    from matrix.huggingface import HUGGING_FACE
-except ImportError:
-    HUGGING_FACE = []
-CASES: list[Case] = [*MODELS, *HUGGING_FACE, *STEPS]
+CASES: list[Case] = [*MODELS, *HUGGING_FACE, *STEPS, *REFUSED]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
