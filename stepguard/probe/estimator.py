@@ -103,7 +103,7 @@ class SlopeEstimator:
         r = [largest_r(s) for s in spreads]
         if max(r) - min(r) > _SMOOTHNESS * max(r):
             raise ValueError(
-                f"The logits move in jumps (r = {min(r):.3g} to {max(r):.3g}, depending on the size of the perturbation) "
+                f"The logits move in jumps (r = {min(r):.3g} to {max(r):.3g}, by the size of the perturbation) "
                 "as where weights or activations are rounded, so they have no slope to measure; pass forward=, a "
                 "function that returns the logits of a smooth version of the model"
             )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from stepguard.probe.batches import batches, starts_early
 from stepguard.probe.estimator import SlopeEstimator
+from stepguard.probe.outline import UntraceableError
 from stepguard.probe.rerun import Move, Rerun, Target
 from stepguard.probe.watch import NOTHING_SEEN, SeenStep, Watch
 
@@ -91,8 +92,10 @@ class Probe:
             if not found:
                 raise seen.error or ValueError(_nothing(seen))
             spreads = self._of(found, moves)
-        except Exception:
+        except Exception as error:
             self._watch.look_again()
+            if isinstance(error, UntraceableError) and seen.error:
+                raise seen.error from None
             raise
         self._watch.settle(starts_early(seen.reached))
         return spreads

@@ -3,10 +3,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from types import CellType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from stepguard.probe.callables import places
 
 # Parameters, buffers and submodules are others' business; hooks are nobody's memory.
 _OWN = frozenset(vars(nn.Module())) - {"training"}
@@ -60,12 +63,14 @@ def attributes(modules: Iterable[nn.Module]) -> list[Attribute]:
 
 @contextmanager
 def no_traces(model: nn.Module) -> Iterator[None]:
-    """Let a forward run and put back what it left in the modules' own attributes.
+    """Let a forward run and put back what it left behind, in its modules' attributes or in the reach of its hooks.
 
     No tensor of the replay stays behind in them.
     """
     found = attributes(model.modules())
     known = {(m, name) for m, name, *_ in found}
+    elsewhere = [(owner, name, _read(owner, name)) for owner, name in places(model)]
+    insides = [(value, _inside(value)) for *_, value in elsewhere]
     try:
         yield
     finally:
@@ -74,6 +79,33 @@ def no_traces(model: nn.Module) -> Iterator[None]:
                 del vars(module)[name]
         for attribute in found:
             attribute.put_back()
+        for owner, name, value in elsewhere:
+            if _read(owner, name) is not value:
+                _write(owner, name, value)
+        for value, inside in insides:
+            _put_back(value, inside)
+
+
+_EMPTY = object()
+
+
+def _read(owner: Any, name: str) -> Any:
+    if isinstance(owner, CellType):
+        try:
+            return owner.cell_contents
+        except ValueError:  # not assigned yet
+            return _EMPTY
+    return owner.get(name, _EMPTY)
+
+
+def _write(owner: Any, name: str, value: Any) -> None:
+    if isinstance(owner, CellType):
+        if value is not _EMPTY:
+            owner.cell_contents = value
+    elif value is _EMPTY:
+        del owner[name]
+    else:
+        owner[name] = value
 
 
 def _inside(value: Any) -> Any:

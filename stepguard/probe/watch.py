@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +101,7 @@ class Watch(TorchFunctionMode):
         self._model, self._pick, self._before_first = model, pick, before_first
         self._device, self._own = device_of(model), set(model.parameters())
         self._tracker, self._memory = Tracker(), ForwardMemory()
-        self._held: dict[int, Held] = {}
+        self._held: WeakValueDictionary[int, Held] = WeakValueDictionary()
         self._numbers: set[float] = set()
         self._entered: _Entered | None = None
         self._reached: list[Reached] = []
@@ -129,11 +130,9 @@ class Watch(TorchFunctionMode):
         seen = SeenStep(self._reached, self._forwards, self._seconds, self._error)
         self._reached, self._forwards, self._seconds, self._error = [], 0, 0.0, None
         self._entered, self._accumulated = None, False
-        self._tracker, self._held, self._numbers = (
-            Tracker(),
-            {},
-            set(),
-        )  # what this step made is just there for the next
+        # What this step made is just there for the next.
+        self._tracker, self._numbers = Tracker(), set()
+        self._held.clear()
         return seen
 
     def resume(self) -> None:
@@ -312,7 +311,9 @@ class Watch(TorchFunctionMode):
             raise UntraceableError(FOREIGN)
         held = self._held.get(id(tensor))
         if held is None:
-            held = self._held[id(tensor)] = Held(tensor if tensor.grad_fn is None else tensor.detach())
+            held = Held(tensor if tensor.grad_fn is None else tensor.detach())
+            if tensor.grad_fn is None:
+                self._held[id(tensor)] = held
         return held
 
     def _autocast(self) -> torch.dtype | None:
