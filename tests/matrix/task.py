@@ -7,10 +7,13 @@ difference of 1e-6 of the step, the logits that the case itself names.
 import contextlib
 import copy
 import math
+import random
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -120,3 +123,71 @@ def reference_r(task: Task, before: nn.Module, update: dict[str, Tensor], size: 
             sides.append([z.detach().double() for z in task.logits(twin)])
     slopes = [(plus - minus) / (2 * size) for plus, minus in zip(*sides, strict=True)]
     return max(float((a.amax(-1) - a.amin(-1)).max()) for a in slopes) / math.pi
+
+
+def trail(case: Case, guarded: bool, steps: int = 3, lr: float = 0.05) -> list[Any]:
+    """Everything that a user could see of some steps of training, with an observing guard or without."""
+    torch.manual_seed(SEED)
+    random.seed(SEED)
+    numpy.random.seed(SEED)
+    task = case.build()
+    optimizer, fired, seen = sgd(task.model, lr), {"times": 0}, []
+
+    def count(*_: Any) -> None:
+        fired["times"] += 1
+
+    hooks = [m.register_forward_hook(count) for m in task.model.modules()] if task.plain is None else []
+    guard = stepguard.attach(task.model, optimizer, action="observe", **task.options) if guarded else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(steps):
+            optimizer.zero_grad()
+            with around(task):
+                loss = task.loss()
+            loss.backward()
+            optimizer.step()
+            modules = list(task.model.modules())
+            seen += [
+                loss,
+                [(p, p.grad, p.requires_grad) for p in task.model.parameters()],
+                list(task.model.buffers()),
+                [v for state in optimizer.state.values() for v in state.values()],
+                [(type(m).__name__, m.training, *_plain(m)) for m in modules],
+                (torch.get_rng_state(), random.getstate(), [*numpy.random.get_state()]),
+                (fired["times"], torch.is_grad_enabled(), torch.get_default_dtype(), threading.active_count()),
+            ]
+            seen = copy.deepcopy([_detached(s) for s in seen])
+    if guard:
+        guard.detach()
+    for hook in hooks:
+        hook.remove()
+    return [*seen, [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in task.model.modules()]]
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two trails agree to the last bit."""
+    if isinstance(one, Tensor):
+        equal = one == other
+        return one.shape == other.shape and bool((equal | (one != one) & (other != other)).all())
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, numpy.ndarray):
+        return bool((one == other).all())
+    return bool(one == other)
+
+
+def _plain(module: nn.Module) -> list[Any]:
+    """What a module remembers in attributes of its own, where two runs can be compared."""
+    kinds = (Tensor, bool, int, float, str, list, tuple)
+    found = {k: v for k, v in sorted(vars(module).items()) if not k.startswith("_") and isinstance(v, kinds)}
+    return [
+        (k, v) for k, v in found.items() if not isinstance(v, (list, tuple)) or all(isinstance(i, kinds) for i in v)
+    ]
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to_dense() if value.is_sparse else value.detach()
+    if isinstance(value, (list, tuple)):
+        return [_detached(v) for v in value]
+    return value
