@@ -9,7 +9,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from stepguard.guard import Action, Cadence, Guard, Settings, check_owned
+from stepguard.guard import Action, BatchNorm, Cadence, Guard, Settings, check_owned
 from stepguard.records import METRICS, Event, Memory, Reading, breach_values, metric_values
 
 
@@ -25,11 +25,12 @@ class StepGuard(Callback):
         action: ``"observe"``, ``"clamp"`` or ``"drive"``; see :func:`stepguard.attach`.
         target: Limit on r.
         cadence: ``"auto"``, ``"every"`` or a number of steps.
-        module: Name of the submodule that returns the logits, as in ``"model"`` where
-            ``training_step`` calls ``self.model(x)``; None is the LightningModule itself, ``self(x)``.
-        logits: Function from that module's output to the logits, where they are not found.
+        module: Name of the submodule to guard, for ``logits``; None is the LightningModule, whatever part
+            of itself its ``training_step`` calls.
+        logits: Function from that module's output to the logits, for a softmax that is not PyTorch's own.
         quantile: Which quantile over the samples counts as the batch's r; 1 is the maximum.
         strict: Raise when a step cannot be measured, instead of warning once and going on.
+        batch_norm: ``"train"`` measures with batch statistics, as training does; ``"eval"`` with running averages.
 
     Raises:
         ValueError: For a setting that makes no sense.
@@ -49,8 +50,9 @@ class StepGuard(Callback):
         logits: Callable[[Any], Tensor] | None = None,
         quantile: float = 1.0,
         strict: bool = False,
+        batch_norm: BatchNorm = "train",
     ):
-        self._settings = Settings(action, target, cadence, logits, None, quantile, strict).checked()
+        self._settings = Settings(action, target, cadence, logits, None, quantile, strict, batch_norm).checked()
         self._module = module
         self._memory = Memory()
         self._guard: Guard | None = None

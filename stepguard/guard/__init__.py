@@ -2,6 +2,6 @@
 
 from stepguard.guard.attach import attach, check_owned
 from stepguard.guard.guard import Guard
-from stepguard.guard.policy import ACTIONS, Action, Cadence, Settings
+from stepguard.guard.policy import ACTIONS, Action, BatchNorm, Cadence, Settings
 
-__all__ = ["ACTIONS", "Action", "Cadence", "Guard", "Settings", "attach", "check_owned"]
+__all__ = ["ACTIONS", "Action", "BatchNorm", "Cadence", "Guard", "Settings", "attach", "check_owned"]

@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from stepguard.guard.guard import Guard
-from stepguard.guard.policy import Action, Cadence, Settings
+from stepguard.guard.policy import Action, BatchNorm, Cadence, Settings
 from stepguard.guard.ranks import is_first
 from stepguard.records import Recorder, TensorBoard
 
@@ -25,30 +25,34 @@ def attach(
     forward: Callable[[nn.Module], Tensor] | None = None,
     quantile: float = 1.0,
     strict: bool = False,
+    batch_norm: BatchNorm = "train",
     log_dir: str | PathLike[str] | None = None,
     recorders: Sequence[Recorder] = (),
 ) -> Guard:
     r"""Guard every step of an optimizer, in any training loop, with the loop itself unchanged.
 
-    At each ``optimizer.step()`` the update it really made, u, is measured on the batch that it came
-    from (every call of ``model`` since the last step whose logits the backward pass reached):
-    :math:`r = \max_x \Delta_a(x) / \pi` with the slopes :math:`a = J_z u` taken at the parameters before
-    the step (arXiv 2603.13552).
+    At each ``optimizer.step()`` the update it really made, u, is measured on the batches that it came
+    from (all whose loss a backward pass went through since the last step): :math:`r = \max_x \Delta_a(x) / \pi`
+    with the slopes :math:`a = J_z u` taken at the parameters before the step (arXiv 2603.13552). z are the
+    logits of every softmax or sigmoid cross-entropy in the loss, wherever the training code takes it; the
+    most sensitive sample of any of them decides.
 
     Args:
-        model: The module whose forward returns the logits: as a tensor, the first of a tuple, or
-            ``.logits``; ``[N, C]``, ``[N, T, C]`` or ``[N, C, H, W]``.
+        model: The module that is trained. It may be what the training code calls, or just hold that.
         optimizer: Any torch optimizer over this model's parameters.
         action: ``"observe"`` never changes a step; ``"clamp"`` multiplies the update by
             min(1, target / r); ``"drive"`` by target / r.
         target: Limit on r. 1 is the radius itself, smaller is more careful.
         cadence: ``"auto"`` and ``"every"`` measure every step; a number k every k-th step only, which
             lets the steps between go unmeasured.
-        logits: Function from the model's output to its logits ``[..., C]``, where they are not found.
-        forward: Function from the model to logits ``[..., C]``, run instead of the batch's own calls,
+        logits: Function from the output of ``model`` to its logits ``[..., C]``, for a softmax that is not
+            one of PyTorch's own; the loss is then not looked at.
+        forward: Function from the model to logits ``[..., C]``, run instead of what training did,
             for instance ``lambda m: m(x)`` with a fixed x.
         quantile: Which quantile over the samples counts as the batch's r; 1 is the maximum.
         strict: Raise when a step cannot be measured, instead of warning once and going on.
+        batch_norm: ``"train"`` measures normalisation layers that train with the batch's statistics, as
+            training uses them; ``"eval"`` with their running averages, as the model will be evaluated.
         log_dir: Folder for TensorBoard; None writes nothing.
         recorders: Further places to write to, for instance :class:`stepguard.records.Memory`.
 
@@ -79,7 +83,7 @@ def attach(
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
     if isinstance(model, DistributedDataParallel):
         model = model.module
-    settings = Settings(action, target, cadence, logits, forward, quantile, strict).checked()
+    settings = Settings(action, target, cadence, logits, forward, quantile, strict, batch_norm).checked()
     check_owned(model, optimizer)
     written: list[Recorder] = [TensorBoard(log_dir)] if log_dir is not None and is_first() else []
     return Guard(model, optimizer, settings, [*written, *recorders])

@@ -18,10 +18,11 @@ from stepguard.guard.movement import Movement
 from stepguard.guard.policy import Settings, step_scale
 from stepguard.guard.ranks import agree
 from stepguard.guard.statistics import RunningStatistics
-from stepguard.probe import NOTHING_SEEN, Probe, SeenStep
+from stepguard.probe import NOTHING_SEEN, Manner, Probe, SeenStep
 from stepguard.records import Event, Reading, Recorder, breach_event
 
 log = logging.getLogger("stepguard")
+_MOST_SAID = 100
 
 
 class Guard:
@@ -53,7 +54,13 @@ class Guard:
         self._previous_end: float | None = None
         self._statistics = RunningStatistics(model) if settings.action != "observe" else None
         keep = self._statistics.keep if self._statistics else None
-        self._probe = Probe(model, settings.logits, settings.forward, before_first=keep, shield=shield)
+        self._probe = Probe(
+            model,
+            settings.logits,
+            settings.forward,
+            before_first=keep,
+            how=Manner(shield, settings.batch_norm == "eval"),
+        )
         self._hooks = hook_step(optimizer, self._begin, self._end)
 
     def detach(self) -> None:
@@ -154,6 +161,7 @@ class Guard:
         spreads, quantile = self._probe.spreads(seen, moved), self._settings.quantile
         if self._probe.estimator.kind != before:
             self._fall_back()
+        self._tell_what_is_judged()
         if not spreads.numel():
             return 0.0  # the loss ignored every sample
         return float(spreads.max() if quantile == 1 else spreads.float().quantile(quantile)) / math.pi
@@ -181,6 +189,14 @@ class Guard:
             event = breach_event(reading)
             log.info(event.message)
             self._record(event)
+
+    def _tell_what_is_judged(self) -> None:
+        kind = {"forward": "forward mode", "difference": "a finite difference"}[self._probe.estimator.kind]
+        message = f"r is that of {self._probe.found}, measured by {kind}"
+        if message not in self._said and len(self._said) < _MOST_SAID:
+            self._said.add(message)
+            log.info(message)
+            self._record(Event(self.step, "found", f"step {self.step}: {message}"))
 
     def _fall_back(self) -> None:
         message = f"r is measured by a finite difference from step {self.step} on: {self._probe.estimator.reason}"

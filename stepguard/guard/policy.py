@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeGuard, get_args
 from torch import Tensor, nn
 
 Action = Literal["observe", "clamp", "drive"]
+BatchNorm = Literal["train", "eval"]
 Cadence = Literal["auto", "every"] | int
 ACTIONS: tuple[str, ...] = get_args(Action)
 
@@ -45,6 +46,7 @@ class Settings(NamedTuple):
     forward: Callable[[nn.Module], Tensor] | None = None
     quantile: float = 1.0
     strict: bool = False
+    batch_norm: BatchNorm = "train"
 
     @property
     def every(self) -> int:
@@ -64,6 +66,8 @@ class Settings(NamedTuple):
             raise ValueError(f"target must be a positive, finite number (1.0 is the radius itself), got {target!r}")
         if cadence not in ("auto", "every") and not (isinstance(cadence, int) and _is_number(cadence) and cadence >= 1):
             raise ValueError(f'cadence must be "auto", "every" or a positive number of steps, got {cadence!r}')
+        if self.batch_norm not in ("train", "eval"):
+            raise ValueError(f'batch_norm must be "train" (batch statistics) or "eval", got {self.batch_norm!r}')
         if not _is_number(quantile) or not 0 < quantile <= 1:
             raise ValueError(f"quantile must lie in (0, 1], 1.0 being the batch's maximum, got {quantile!r}")
         return self

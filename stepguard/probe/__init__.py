@@ -1,7 +1,8 @@
 """Look at a live model without touching it: how its loss comes to its logits, the batch again, the slopes."""
 
 from stepguard.probe.probe import Probe
+from stepguard.probe.rerun import Manner
 from stepguard.probe.slopes import logit_slopes
 from stepguard.probe.watch import NOTHING_SEEN, SeenStep
 
-__all__ = ["NOTHING_SEEN", "Probe", "SeenStep", "logit_slopes"]
+__all__ = ["NOTHING_SEEN", "Manner", "Probe", "SeenStep", "logit_slopes"]

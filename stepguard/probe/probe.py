@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from stepguard.probe.batches import batches, starts_early
 from stepguard.probe.estimator import SlopeEstimator
 from stepguard.probe.outline import UntraceableError
-from stepguard.probe.rerun import Move, Rerun, Target
+from stepguard.probe.rerun import Manner, Move, Rerun, Target
 from stepguard.probe.watch import NOTHING_SEEN, SeenStep, Watch
 
 _NO_SOFTMAX = (
@@ -33,7 +32,7 @@ class Probe:
         pick: Function from its output to the logits; None finds them.
         forward: Function from the model to logits, run instead of what training did; None replays that.
         before_first: Called before the first forward of each step, where training is watched.
-        shield: A context for every replay, in which what the model reports is not heard.
+        how: How to run again what training did.
 
     Attributes:
         estimator: How the slopes are taken.
@@ -46,9 +45,9 @@ class Probe:
         pick: Callable[[Any], Tensor] | None = None,
         forward: Callable[[nn.Module], Tensor] | None = None,
         before_first: Callable[[], None] | None = None,
-        shield: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        how: Manner | None = None,
     ):
-        self._model, self._forward, self._shield = model, forward, shield
+        self._model, self._forward, self._how = model, forward, how or Manner()
         self.estimator, self.found = SlopeEstimator(), ""
         self._watch = None if forward else Watch(model, pick, before_first)
 
@@ -101,7 +100,7 @@ class Probe:
         return spreads
 
     def _of(self, found: list[list[Target]], moves: list[Move]) -> Tensor:
-        reruns = [Rerun(self._model, targets, moves, self._shield) for targets in found]
+        reruns = [Rerun(self._model, targets, moves, self._how) for targets in found]
         spreads = [s for rerun in reruns for s in self.estimator.spreads(rerun)]
         if not spreads:
             raise ValueError(_NO_SOFTMAX.format(what=f", nor inside {', '.join(r.describe() for r in reruns)}"))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _NormBase
 
 from stepguard.probe.lookout import WIDE, Lookout, NotATailError
 from stepguard.probe.outline import (
@@ -38,6 +39,15 @@ _HALVES = (torch.float16, torch.bfloat16)
 _TRACED_BACK = {"binary_cross_entropy", "nll_loss"} | LOGARITHMS
 
 
+class Manner(NamedTuple):
+    """How to run again what training did."""
+
+    shield: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """A context for every run, in which what the model reports is not heard."""
+    running_averages: bool = False
+    """Whether normalisation layers use their running averages, as in evaluation, although they train."""
+
+
 class Result(NamedTuple):
     """What a replay came to."""
 
@@ -64,7 +74,7 @@ class Rerun:
         model: The attached module.
         targets: What has logits, of one batch.
         moves: What the optimizer did.
-        shield: A context for every run, in which what the model reports is not heard.
+        how: What the user chose about it.
     """
 
     def __init__(
@@ -72,9 +82,9 @@ class Rerun:
         model: nn.Module,
         targets: Sequence[Target],
         moves: Sequence[Move],
-        shield: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        how: Manner,
     ):
-        self._model, self._targets, self._moves, self._shield = model, list(targets), list(moves), shield
+        self._model, self._targets, self._moves, self._how = model, list(targets), list(moves), how
         self._device = device_of(model)
         self._inside = {t for t in self._targets if isinstance(t, ModuleCall)}
         calls = [call for call in map(_call_of, self._targets) if call]
@@ -148,6 +158,8 @@ class Rerun:
             close = 1e-5 if self._device.type != "cpu" or _anything_compiled() else 0.0
             if not close or not all(_near(a, b, close) for a, b in zip(seen, again, strict=True)):
                 raise OtherLogitsError
+        if self._how.running_averages:
+            return
         # They are what training saw, but perhaps not what was measured.
         half = self._half or any(s.autocast for s in self._steps) or any(s.dtype in _HALVES for s in seen)
         if not all(_near(a, b, 0.1 if half else 1e-3) for a, b in zip(seen, result.samples, strict=True)):
@@ -191,7 +203,7 @@ class Rerun:
 
         with torch.set_grad_enabled(self._grad), ExitStack() as stack:
             stack.enter_context(replaying(random_state(self._device), self._device))
-            stack.enter_context(self._shield())
+            stack.enter_context(self._how.shield())
             stack.enter_context(no_traces(self._model))
             if self._look or slices:
                 stack.enter_context(lookout)
@@ -232,8 +244,9 @@ class Rerun:
                 here = dtype if kind == self._device.type else None
                 stack.enter_context(torch.autocast(kind, dtype=here, enabled=here is not None, cache_enabled=False))
             if isinstance(step, ModuleCall):
+                averages = self._how.running_averages and not as_trained
                 for module, mode in zip(step.module.modules(), step.training, strict=False):
-                    module.training = mode
+                    module.training = mode and not (averages and isinstance(module, _NormBase))
                 for kept in step.memory:
                     kept.put_back()
             yield

@@ -54,8 +54,8 @@ class Event(NamedTuple):
 
     ``kind`` is one of ``breach`` (beyond the target and let through, in observe), ``clamp`` (made
     shorter), ``withheld`` (not finite, not made), ``skipped`` (the optimizer moved nothing),
-    ``fallback`` (slopes are taken by another estimator from here on) and
-    ``unmeasured`` (training went on without a reading; the message says why).
+    ``found`` (what r is taken of, and how, when that is new), ``fallback`` (slopes are taken by another
+    estimator from here on, and why) and ``unmeasured`` (training went on without a reading; the message says why).
     """
 
     step: int

@@ -22,6 +22,8 @@ def add_events(tallies: Tallies, run: str, events: Iterable[Event]) -> list[Even
     """Count the events; return those that are the first of their kind in this run."""
     new = []
     for event in events:
+        if event.kind == "found":
+            continue  # worth a line in a log, not a place on a screen
         key = run, event.kind
         if key in tallies:
             tallies[key] = tallies[key]._replace(latest=event, times=tallies[key].times + 1)

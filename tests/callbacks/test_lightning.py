@@ -114,8 +114,10 @@ def test_tensorboard_gets_the_cadence_and_every_breach(tmp_path):
     assert len(breaches) > 3 and all(r > 0.2 for r in breaches.values())
     every = {"tensors": 0}  # TensorBoard shows a sample of 10 texts unless told otherwise; the file has all
     events = EventAccumulator(str(folder), size_guidance=every).Reload().Tensors("stepguard/events/text_summary")
-    assert {e.step for e in events} == set(breaches)
-    first = events[0].tensor_proto.string_val[0].decode()
+    texts = [(e.step, e.tensor_proto.string_val[0].decode()) for e in events]
+    assert texts[0][0] == 0 and "r is that of cross_entropy of Module, measured by forward mode" in texts[0][1]
+    assert {step for step, _ in texts[1:]} == set(breaches)
+    first = texts[1][1]
     assert "r = " in first and "tau = " in first and "rho = " in first and "scaled by" in first
 
 
