@@ -68,5 +68,5 @@ def _with_change(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
 
 def _largest_finite(softmax: Softmax) -> float:
     """Largest absolute logit, classes masked out with infinities aside; 0 where there is none."""
-    pieces = [z[z.isfinite()] for z in softmax.pieces()]
+    pieces = [z[z.isfinite()] for z in softmax._replace(columns=None).pieces()]  # values only
     return max((float(z.abs().max()) for z in pieces if z.numel()), default=0.0)

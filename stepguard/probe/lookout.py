@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
@@ -28,6 +28,11 @@ _OF_PROBABILITIES = _SIMPLE | {"gather", "clamp", "clamp_min", "rsub", "__rsub__
 _REMEMBERED = GATES | LOG_SOFTMAXES | LOGARITHMS | _OF_PROBABILITIES
 _SIZED = {"view", "reshape", "unflatten"}
 _LINEAR, _PRODUCT = {"linear"}, {"matmul", "mm", "__matmul__"}
+
+
+def has_wide_head(model: nn.Module) -> bool:
+    """Whether a model may have a head that is worth slicing."""
+    return any(max(p.shape, default=0) >= WIDE for p in model.parameters())
 
 
 class NotATailError(RuntimeError):

@@ -103,7 +103,8 @@ class Probe:
         reruns = [Rerun(self._model, targets, moves, self._how) for targets in found]
         spreads = [s for rerun in reruns for s in self.estimator.spreads(rerun)]
         if not spreads:
-            raise ValueError(_NO_SOFTMAX.format(what=f", nor inside {', '.join(r.describe() for r in reruns)}"))
+            names = sorted({name for rerun in reruns for name in rerun.modules})
+            raise ValueError(_NO_SOFTMAX.format(what=f", nor inside {', '.join(names)}"))
         self.found = ", ".join(sorted({rerun.describe() for rerun in reruns}))
         return torch.cat([s.flatten() for s in spreads])
 

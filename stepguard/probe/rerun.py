@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase
 
-from stepguard.probe.lookout import WIDE, Lookout, NotATailError
+from stepguard.probe.lookout import Lookout, NotATailError, has_wide_head
 from stepguard.probe.outline import (
     FunctionCall,
     Held,
@@ -56,12 +56,12 @@ class Result(NamedTuple):
     """Of what training saw of it, in a fixed order."""
 
 
-class OtherLogitsError(RuntimeError):
+class OtherLogitsError(ValueError):
     """Running the model again did not give what training saw."""
 
     def __init__(self) -> None:
         super().__init__(
-            "running the model again on the same batch gave other logits than training saw, so its forward depends on "
+            "Running the model again on the same batch gave other logits than training saw, so its forward depends on "
             "more than inputs, weights, buffers and random state (or the batch was changed in place); pass forward=, a "
             "function that runs the model on a batch and returns its logits"
         )
@@ -92,7 +92,7 @@ class Rerun:
         nodes |= {t.call for t in self._targets if isinstance(t, Picked) and isinstance(t.call, ModuleCall)}
         self._steps = sorted(nodes, key=lambda node: node.order)
         self._recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
-        self._slices = any(max(p.shape, default=0) >= WIDE for p in model.parameters())
+        self._slices = has_wide_head(model)
         names = {getattr(call, "name", "") for call in calls}
         self._look = bool(self._inside or names & _TRACED_BACK)
         self._grad = False
@@ -101,6 +101,11 @@ class Rerun:
     def describe(self) -> str:
         """Of what the slopes are, in a few words."""
         return " and ".join(dict.fromkeys(map(_described, self._targets)))
+
+    @property
+    def modules(self) -> set[str]:
+        """The classes of the modules that are run."""
+        return {step.name for step in self._steps if isinstance(step, ModuleCall)}
 
     @property
     def precise(self) -> bool:

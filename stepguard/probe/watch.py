@@ -37,15 +37,15 @@ _PROPERTIES = {"T", "mT", "H", "mH", "data", "real", "imag"}
 _GRADIENTS = {"backward", "grad"}
 _DRAWS = {"bernoulli", "multinomial", "rand_like", "randn_like", "randint_like", "normal_", "uniform_", "bernoulli_"}
 FOREIGN = (
-    "the logits depend on parameters by a way that cannot be run again: other trained parameters than the attached "
-    "module's (attach to the module that holds both), a custom autograd function or a compiled function between "
-    "module and loss. Otherwise pass logits=, a function from the module's output to the logits, or forward=, a "
+    "The logits depend on parameters by a way that cannot be run again, such as other trained parameters than the "
+    "attached module's (attach to the module that holds both), or a custom autograd function or a compiled function "
+    "between module and loss; otherwise pass logits=, a function from the module's output to the logits, or forward=, a "
     "function that runs the model on a batch and returns its logits"
 )
 
 
 _READ = (
-    "the logits were computed with a number that was read off a tensor, as by .item(), which depends on the "
+    "The logits were computed with a number that was read off a tensor, as by .item(), which depends on the "
     "parameters as well; leave it a tensor, or pass forward=, a function that runs the model on a batch and returns "
     "its logits"
 )
