@@ -4,6 +4,7 @@ import itertools
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -39,11 +40,13 @@ class Ref:
     leaf: int
 
 
-@dataclass(eq=False)
 class Held:
     """A tensor that was there before the step: a batch, a label, a mask."""
 
-    tensor: Tensor
+    __slots__ = ("__weakref__", "tensor")
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
 
 
 @dataclass(eq=False)
@@ -57,10 +60,10 @@ class Step:
     """The generators as the call found them; None if it draws nothing."""
     order: int = field(default_factory=lambda: next(_order))
 
-    @property
+    @cached_property
     def inputs(self) -> list[Ref]:
         """What it takes from earlier steps."""
-        return leaves((self.args, self.kwargs), Ref)
+        return leaves(self.args, Ref) + leaves(self.kwargs, Ref)
 
 
 @dataclass(eq=False)

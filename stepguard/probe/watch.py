@@ -39,7 +39,7 @@ _DRAWS = {"bernoulli", "multinomial", "rand_like", "randn_like", "randint_like",
 FOREIGN = (
     "The logits depend on parameters by a way that cannot be run again, such as other trained parameters than the "
     "attached module's (attach to the module that holds both), or a custom autograd function or a compiled function "
-    "between module and loss; otherwise pass logits=, a function from the module's output to the logits, or forward=, a "
+    "between module and loss; else pass logits=, a function from the module's output to the logits, or forward=, a "
     "function that runs the model on a batch and returns its logits"
 )
 
