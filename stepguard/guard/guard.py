@@ -56,6 +56,7 @@ class Guard:
         keep = self._statistics.keep if self._statistics else None
         self._probe = Probe(
             model,
+            self._parameters,
             settings.logits,
             settings.forward,
             before_first=keep,
@@ -91,6 +92,9 @@ class Guard:
         self.step = state["step"]
         self.last = state["last"] and Reading(**state["last"])
         self._probe.load_state_dict(state["probe"])
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
 
     # One step: _begin (gradients are there, nothing has moved) -> the real update -> _end.
 
@@ -139,7 +143,7 @@ class Guard:
             failure = error
         try:
             # Whatever happened here, the other ranks wait for this.
-            r = agree(r, self._optimizer.param_groups[0]["params"][0].device)
+            r = agree(r, next(iter(self._parameters())).device)
         except Exception as error:
             r, failure = None, error
         if r is None:

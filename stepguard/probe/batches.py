@@ -16,11 +16,9 @@ def batches(reached: Iterable[Reached]) -> list[list[Target]]:
     reached = list(reached)
     taken = [r for r in reached if isinstance(r, SoftmaxCall)]
     calls = {s.call for s in taken if isinstance(s.call, FunctionCall)}
-    # nll_loss knows better than the log_softmax before it which samples count. A softmax on its own may be
-    # anything, unless its logarithm is taken.
-    doubled = {c for call in calls if call.name == "nll_loss" for c in _functions_before(call)}
+    # A softmax on its own may be anything, unless its logarithm is taken; and nll_loss takes none of its own.
     logged = {c for call in calls if call.name in LOGARITHMS for c in _functions_before(call)}
-    targets: list[Target] = [s for s in taken if _is_loss(s.call, logged) and not _is_doubled(s.call, doubled)]
+    targets: list[Target] = [s for s in taken if _is_loss(s.call, logged)]
     targets += [r for r in reached if isinstance(r, Picked)]
     explained = upstream(ref for target in targets for ref in _inputs(target))
     outputs = {r for r in reached if isinstance(r, Ref)} - explained
@@ -40,13 +38,9 @@ def starts_early(reached: Iterable[Reached]) -> bool:
 def _is_loss(call: FunctionCall | Exception, logged: set[FunctionCall]) -> bool:
     if not isinstance(call, FunctionCall):
         return True  # it must be told that it cannot be measured
-    if call.name in LOGARITHMS:  # of the output of a module that may have taken a softmax
-        return not any(c.name in GATES for c in _functions_before(call)) and bool(call.inputs)
+    if call.name in LOGARITHMS or call.name == "nll_loss":  # it may be a module that took the softmax
+        return not any(c.name in GATES | LOG_SOFTMAXES for c in _functions_before(call)) and bool(call.inputs)
     return call.name not in GATES or call in logged
-
-
-def _is_doubled(call: FunctionCall | Exception, doubled: set[FunctionCall]) -> bool:
-    return isinstance(call, FunctionCall) and call.name in LOG_SOFTMAXES | GATES and call in doubled
 
 
 def _functions_before(call: Step) -> set[FunctionCall]:

@@ -8,6 +8,11 @@ from torch.utils._device import DeviceContext
 # others; `torch.device` as a context, which looks for itself at the very bottom, excepted.
 
 
+def is_up(mode: TorchFunctionMode) -> bool:
+    """Whether it is on this thread's stack."""
+    return mode in _get_current_function_mode_stack()
+
+
 def take_up(mode: TorchFunctionMode) -> None:
     """Have a function mode on this thread's stack, once."""
     stack = _get_current_function_mode_stack()

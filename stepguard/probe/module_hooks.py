@@ -65,7 +65,7 @@ class ModuleHooks:
             self._handles += [
                 # First of the pre-hooks: a replay runs the others again and must feed them what they were fed.
                 module.register_forward_pre_hook(_Hook(module, self._enter), with_kwargs=True, prepend=True),
-                module.register_forward_hook(_Hook(module, self._leave), with_kwargs=True),
+                module.register_forward_hook(_Hook(module, self._leave), with_kwargs=True, always_call=True),
             ]
 
     def _worth_watching(self, module: nn.Module, inside: bool = False) -> Iterator[nn.Module]:
@@ -122,14 +122,21 @@ class _CompiledCall:
         inner: Callable[..., Any] = before or module._call_impl
 
         def call(*args: Any, **kwargs: Any) -> Any:
+            if not self._here:  # something else stands before it by now, and still calls it
+                return inner(*args, **kwargs)
             enter(module, args, kwargs)
-            output = inner(*args, **kwargs)
-            leave(module, args, kwargs, output)
+            output = None
+            try:
+                output = inner(*args, **kwargs)
+            finally:
+                leave(module, args, kwargs, output)
             return output
 
         self._module, self._call, self._before = module, call, before
+        self._here = True
         vars(module)["_compiled_call_impl"] = call
 
     def remove(self) -> None:
+        self._here = False
         if vars(self._module).get("_compiled_call_impl") is self._call:
             vars(self._module)["_compiled_call_impl"] = self._before

@@ -49,6 +49,15 @@ class Held:
         self.tensor = tensor
 
 
+class HeldGenerator:
+    """A random generator, and its state before the step."""
+
+    __slots__ = ("generator", "state")
+
+    def __init__(self, generator: torch.Generator):
+        self.generator, self.state = generator, generator.get_state()
+
+
 @dataclass(eq=False)
 class Step:
     """A call that a training step made, enough to make it again; tensors made before are Refs."""
@@ -73,6 +82,8 @@ class FunctionCall(Step):
     function: Callable[..., Any] = torch.clone
     in_place: bool = False
     """Whether its first argument is what it changes, and returns."""
+    writes: bool = False
+    """Whether it changes another one, such as running averages."""
 
     @property
     def name(self) -> str:
@@ -91,6 +102,8 @@ class ModuleCall(Step):
     """What it remembered from the forward before."""
     samples: list[Tensor] = field(default_factory=list)
     """Of its first floating outputs."""
+    writes: bool = False
+    """Whether it changes what it is given."""
 
     @property
     def name(self) -> str:
@@ -155,6 +168,10 @@ class Tracker:
     def __init__(self) -> None:
         self._made: dict[int, tuple[weakref.ref[Tensor], int, Ref | UntraceableError]] = {}
 
+    def clear(self) -> None:
+        """Forget all of it."""
+        self._made.clear()  # the callbacks hold on to this very dict
+
     def __contains__(self, tensor: Tensor) -> bool:
         return id(tensor) in self._made
 
@@ -204,19 +221,38 @@ def floating_outputs(output: Any) -> list[Tensor]:
     return [t for t in leaves(output, Tensor)[:_OUTPUTS] if t.is_floating_point()]
 
 
-def parameters_of(tensor: Tensor) -> set[nn.Parameter]:
-    """The parameters from which a tensor was computed, as far as autograd knows."""
-    nodes, met, found = [tensor.grad_fn], set(), set()
-    while nodes:
-        node = nodes.pop()
+def parameters_of(*tensors: Tensor) -> set[nn.Parameter]:
+    """The parameters from which tensors were computed, as far as autograd knows."""
+    found = (getattr(node, "variable", None) for node in _nodes([t.grad_fn for t in tensors]))
+    return {variable for variable in found if isinstance(variable, nn.Parameter)}
+
+
+def entered_unseen(outputs: Iterable[Tensor], inputs: Iterable[Tensor], start: int) -> bool:
+    """Whether outputs depend on parameters by tensors from before ``start`` that are none of the inputs.
+
+    Args:
+        outputs: What a module returned.
+        inputs: What it was given.
+        start: Autograd's sequence number at its call.
+    """
+    known = {t.grad_fn for t in inputs}
+    nodes = _nodes([t.grad_fn for t in outputs], known, start)
+    early = [n for n in nodes if n._sequence_nr() < start and n not in known]
+    found = (getattr(node, "variable", None) for node in _nodes(early))
+    return any(isinstance(variable, nn.Parameter) for variable in found)
+
+
+def _nodes(starts: Iterable[Any], known: set[Any] = frozenset(), start: int = 0) -> set[Any]:  # type: ignore[assignment]
+    """The nodes of autograd's graph from some on, as far as those that are known or older than a start."""
+    todo, met = list(starts), set()
+    while todo:
+        node = todo.pop()
         if node is None or node in met:
             continue
         met.add(node)
-        variable = getattr(node, "variable", None)
-        if isinstance(variable, nn.Parameter):
-            found.add(variable)
-        nodes += [following for following, _ in node.next_functions]
-    return found
+        if node not in known and node._sequence_nr() >= start:
+            todo += [following for following, _ in node.next_functions]
+    return met
 
 
 def version(tensor: Tensor) -> int:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ class Probe:
 
     Args:
         model: The module that is trained.
+        parameters: Gives those that the optimizer moves.
         pick: Function from its output to the logits; None finds them.
         forward: Function from the model to logits, run instead of what training did; None replays that.
         before_first: Called before the first forward of each step, where training is watched.
@@ -42,6 +43,7 @@ class Probe:
     def __init__(
         self,
         model: nn.Module,
+        parameters: Callable[[], Iterable[Tensor]],
         pick: Callable[[Any], Tensor] | None = None,
         forward: Callable[[nn.Module], Tensor] | None = None,
         before_first: Callable[[], None] | None = None,
@@ -49,7 +51,7 @@ class Probe:
     ):
         self._model, self._forward, self._how = model, forward, how or Manner()
         self.estimator, self.found = SlopeEstimator(), ""
-        self._watch = None if forward else Watch(model, pick, before_first)
+        self._watch = None if forward else Watch(model, parameters, pick, before_first)
 
     def state_dict(self) -> dict[str, Any]:
         """What has been found out about the model, for a resumed run."""

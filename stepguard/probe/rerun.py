@@ -16,6 +16,7 @@ from stepguard.probe.lookout import Lookout, NotATailError, has_wide_head
 from stepguard.probe.outline import (
     FunctionCall,
     Held,
+    HeldGenerator,
     ModuleCall,
     Picked,
     Ref,
@@ -195,16 +196,21 @@ class Rerun:
 
         def resolved(step: Step) -> tuple[tuple[Any, ...], dict[str, Any]]:
             up = upcast or (step.autocast is not None and not as_trained)
+            writes = isinstance(step, (ModuleCall, FunctionCall)) and step.writes
 
             def value(leaf: Any) -> Any:
                 if isinstance(leaf, Ref):
-                    return leaves(outputs[leaf.node], Tensor)[leaf.leaf]
+                    found = leaves(outputs[leaf.node], Tensor)[leaf.leaf]
+                    return found.clone() if writes else found
+                if isinstance(leaf, HeldGenerator):
+                    return leaf.generator
                 if isinstance(leaf, Held):
-                    return leaf.tensor.float() if up and leaf.tensor.dtype in _HALVES else leaf.tensor
+                    tensor = leaf.tensor.clone() if writes else leaf.tensor
+                    return tensor.float() if up and tensor.dtype in _HALVES else tensor
                 return values.get(leaf, leaf)
 
-            kinds = (Ref, Held, Tensor)
-            return map_leaves(step.args, kinds, value), map_leaves(step.kwargs, kinds, value)
+            kinds = (Ref, Held, HeldGenerator, Tensor)
+            return map_leaves(step.args, kinds, value, fresh=True), map_leaves(step.kwargs, kinds, value, fresh=True)
 
         with torch.set_grad_enabled(self._grad), ExitStack() as stack:
             stack.enter_context(replaying(random_state(self._device), self._device))
@@ -229,7 +235,10 @@ class Rerun:
                     args, kwargs = resolved(target.call)
                     samples.append(_sample(args[0] if args else kwargs["input"]))
                     taken = lookout.softmax(target.call.function, args, kwargs)
-                    softmaxes += [taken.of(target.used)] if taken else []
+                    taken = taken and taken.of(target.used)
+                    if taken and isinstance(taken.logits, nn.Parameter):
+                        taken = taken._replace(logits=taken.logits.detach().clone())  # it will not stay as it is
+                    softmaxes += [taken] if taken else []
                 elif isinstance(target, Picked):
                     assert isinstance(target.call, ModuleCall)
                     softmaxes.append(Softmax(target.pick(outputs[target.call])))
@@ -248,6 +257,9 @@ class Rerun:
             for kind in {"cpu", self._device.type}:
                 here = dtype if kind == self._device.type else None
                 stack.enter_context(torch.autocast(kind, dtype=here, enabled=here is not None, cache_enabled=False))
+            for held in leaves(step.args, HeldGenerator) + leaves(step.kwargs, HeldGenerator):
+                stack.callback(held.generator.set_state, held.generator.get_state())
+                held.generator.set_state(held.state)
             if isinstance(step, ModuleCall):
                 averages = self._how.running_averages and not as_trained
                 for module, mode in zip(step.module.modules(), step.training, strict=False):

@@ -24,10 +24,10 @@ class Softmax(NamedTuple):
     columns: Callable[[int, int], Tensor] | None = None
     """From a range of classes to those columns of the logits, where they are better made a few at a time."""
 
-    def of(self, used: Tensor | None) -> Softmax:
-        """The same, of those samples only for which a result, with or without classes, was used."""
-        if used is None:
-            return self
+    def of(self, used: Tensor | None) -> Softmax | None:
+        """The same, of those samples only for which a result, with or without classes, was used; None if none."""
+        if used is None or used.ndim == 0:
+            return self if used is None or used else None
         if used.ndim == self.logits.ndim:
             used = used.any(self.class_dim)
         samples = self.logits.movedim(self.class_dim, -1).shape[:-1]

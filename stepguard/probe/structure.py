@@ -2,24 +2,31 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 Leaf = TypeVar("Leaf")
-_DEPTH = 5  # batches and outputs nest less deeply; what does is a network of objects rather than data
+Kind = type[Any] | tuple[type[Any], ...]
+_DEPTH = 6  # batches and outputs nest less deeply; what does is a network of objects rather than data
 _MOST_ATTRIBUTES = 64
 _CLOSED = (Tensor, str, bytes, int, float, complex, type, nn.Module)
 
 
-def map_leaves(
-    value: Any, kind: type[Leaf] | tuple[type, ...], change: Callable[[Any], Any], depth: int = _DEPTH
-) -> Any:
+def map_leaves(value: Any, kind: Kind, change: Callable[[Any], Any], fresh: bool = False, depth: int = _DEPTH) -> Any:
     """The same structure with every leaf of a kind changed; the very same object where nothing was.
 
     Looks into tuples, lists, dicts, dataclasses and plain objects, in an order that depends on the
     structure alone.
+
+    Args:
+        value: The structure.
+        kind: Type of the leaves.
+        change: From a leaf to what takes its place.
+        fresh: Make every container anew, so that the structure may be changed without changing ``value``.
+        depth: How deep to look.
 
     Example:
         >>> import torch
@@ -30,16 +37,28 @@ def map_leaves(
         return change(value)
     if depth == 0 or value is None or isinstance(value, _CLOSED):
         return value
-    if isinstance(value, dict):
-        return _changed(value, value, kind, change, depth)
-    if isinstance(value, (list, tuple)):
-        items = [map_leaves(v, kind, change, depth - 1) for v in value]
-        if all(new is old for new, old in zip(items, value, strict=True)):
+
+    def mapped(item: Any) -> Any:
+        return map_leaves(item, kind, change, fresh, depth - 1)
+
+    if isinstance(value, (list, tuple, deque)):
+        items = [mapped(v) for v in value]
+        if all(new is old for new, old in zip(items, value, strict=True)) and (isinstance(value, tuple) or not fresh):
             return value
         return value._make(items) if hasattr(value, "_make") else type(value)(items)
-    if dataclasses.is_dataclass(value) or 0 < len(getattr(value, "__dict__", ())) <= _MOST_ATTRIBUTES:
-        return _changed(value, getattr(value, "__dict__", {}), kind, change, depth)
-    return value
+    if isinstance(value, (set, frozenset)):
+        return copy.copy(value) if fresh and isinstance(value, set) else value
+    found = value if isinstance(value, dict) else _fields(value)
+    changes = {key: new for key, old in found.items() if (new := mapped(old)) is not old}
+    if not changes and not (fresh and isinstance(value, dict)):
+        return value
+    twin = copy.copy(value)
+    for key, item in changes.items():
+        if isinstance(value, dict):
+            twin[key] = item
+        else:
+            object.__setattr__(twin, key, item)
+    return twin
 
 
 def leaves(value: Any, kind: type[Leaf]) -> list[Leaf]:
@@ -59,17 +78,9 @@ def leaves(value: Any, kind: type[Leaf]) -> list[Leaf]:
     return found
 
 
-def _changed(
-    value: Any, old: dict[Any, Any], kind: type[Leaf] | tuple[type, ...], change: Callable[[Any], Any], depth: int
-) -> Any:
-    new = {key: map_leaves(item, kind, change, depth - 1) for key, item in old.items()}
-    changes = {key: item for key, item in new.items() if item is not old[key]}
-    if not changes:
-        return value
-    twin = copy.copy(value)
-    if old is value:
-        for key, item in changes.items():
-            twin[key] = item
-    else:
-        vars(twin).update(changes)
-    return twin
+def _fields(value: Any) -> dict[str, Any]:
+    """The attributes of a plain object; none of what is rather a part of a program."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if hasattr(value, f.name)}
+    found = getattr(value, "__dict__", {})
+    return dict(found) if len(found) <= _MOST_ATTRIBUTES and not callable(value) else {}

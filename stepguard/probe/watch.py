@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -9,13 +10,16 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import unserializable_hook
 
 from stepguard.probe.memory import ForwardMemory
-from stepguard.probe.mode_stack import take_off, take_up
+from stepguard.probe.mode_stack import is_up, take_off, take_up
 from stepguard.probe.module_hooks import ModuleHooks
+from stepguard.probe.numbers_read import Numbers
 from stepguard.probe.outline import (
     FunctionCall,
     Held,
+    HeldGenerator,
     ModuleCall,
     Picked,
     Reached,
@@ -23,19 +27,24 @@ from stepguard.probe.outline import (
     SoftmaxCall,
     Tracker,
     UntraceableError,
+    entered_unseen,
     floating_outputs,
     function_name,
     parameters_of,
     sample,
     version,
 )
+from stepguard.probe.passes import Passes
 from stepguard.probe.random_state import device_of, random_state
 from stepguard.probe.softmax import ENTRIES
 from stepguard.probe.structure import leaves, map_leaves
 
 _PROPERTIES = {"T", "mT", "H", "mH", "data", "real", "imag"}
-_GRADIENTS = {"backward", "grad"}
-_DRAWS = {"bernoulli", "multinomial", "rand_like", "randn_like", "randint_like", "normal_", "uniform_", "bernoulli_"}
+_DRAWS = {
+    "bernoulli", "bernoulli_", "multinomial", "rand_like", "randn_like", "randint_like", "normal",
+    "normal_", "uniform_", "exponential_", "gumbel_softmax", "random_", "cauchy_", "geometric_", "log_normal_",
+    "poisson", "binomial", "rrelu", "rrelu_", "scaled_dot_product_attention", "multi_head_attention_forward",
+}  # fmt: skip
 FOREIGN = (
     "The logits depend on parameters by a way that cannot be run again, such as other trained parameters than the "
     "attached module's (attach to the module that holds both), or a custom autograd function or a compiled function "
@@ -44,6 +53,12 @@ FOREIGN = (
 )
 
 
+_WRITES = "The module changes a tensor that it is given; from now on it is measured with copies of it"
+_UNSEEN = (
+    "The module takes a tensor that was computed from parameters by another way than its arguments, such as an "
+    "attribute set before; pass it as an argument, or pass forward=, a function that runs the model on a batch and "
+    "returns its logits"
+)
 _READ = (
     "The logits were computed with a number that was read off a tensor, as by .item(), which depends on the "
     "parameters as well; leave it a tensor, or pass forward=, a function that runs the model on a batch and returns "
@@ -70,12 +85,18 @@ class _Entered(NamedTuple):
     module: nn.Module
     forward: Any
     call: ModuleCall | UntraceableError
+    live: list[Tensor]
+    """What it was given that has a graph."""
+    versions: list[tuple[Tensor, int]]
+    """What else it was given, and how often that had been changed in place."""
+    start: int
+    """Autograd's sequence number."""
 
 
 class _Begun(NamedTuple):
     call: FunctionCall | UntraceableError
-    version: int
-    """Of its first argument."""
+    versions: list[tuple[Tensor, int]]
+    """Of its arguments."""
     softmax: SoftmaxCall | None
 
 
@@ -90,55 +111,61 @@ class Watch(TorchFunctionMode):
 
     Args:
         model: The module whose training is watched, itself or any part of it.
+        parameters: Gives those that the optimizer moves.
         pick: From the model's output to its logits; None finds the softmaxes of the loss.
         before_first: Called before the first forward of each step.
     """
 
     def __init__(
-        self, model: nn.Module, pick: Callable[[Any], Tensor] | None, before_first: Callable[[], None] | None = None
+        self,
+        model: nn.Module,
+        parameters: Callable[[], Iterable[Tensor]],
+        pick: Callable[[Any], Tensor] | None,
+        before_first: Callable[[], None] | None = None,
     ):
         super().__init__()
-        self._model, self._pick, self._before_first = model, pick, before_first
+        self._model, self._parameters, self._pick, self._before_first = model, parameters, pick, before_first
         self._device, self._own = device_of(model), set(model.parameters())
         self._tracker, self._memory = Tracker(), ForwardMemory()
         self._held: WeakValueDictionary[int, Held] = WeakValueDictionary()
-        self._numbers: set[float] = set()
         self._entered: _Entered | None = None
-        self._reached: list[Reached] = []
-        self._forwards, self._seconds = 0, 0.0
+        self._steps = self._forwards = 0
+        self._seconds = 0.0
         self._error: Exception | None = None
-        self._accumulated = self._paused = self._passing = False
+        self._numbers = Numbers()
+        self._doubtful: set[nn.Module] = set()
+        self._writing: set[nn.Module] = set()
+        self._paused = self._removed = False
         self._early = pick is None
+        self._passes = Passes(parameters(), counted=pick is None)
         self._hooks = ModuleHooks(model, self._enter, self._leave, only_root=pick is not None)
-        # One parameter, by the head as a rule, is enough to tell whether a backward pass left gradients.
-        trained = [p for p in model.parameters() if p.requires_grad]
-        self._handles = [trained[-1].register_post_accumulate_grad_hook(self._on_gradient)] if trained else []
         self.resume()
 
     def remove(self) -> None:
         """Take every hook off the model."""
         take_off(self)
+        self._removed = self._paused = True  # another thread's stack may still have it
         self._hooks.remove()
-        for handle in self._handles:
-            handle.remove()
-        self._reached = []
+        self._passes.remove()
+        self._passes.take()
 
     def take(self) -> SeenStep:
         """What was seen since the last time; it is forgotten here, and nothing is watched until told to resume."""
         take_off(self)
         self._paused = True
-        seen = SeenStep(self._reached, self._forwards, self._seconds, self._error)
-        self._reached, self._forwards, self._seconds, self._error = [], 0, 0.0, None
-        self._entered, self._accumulated = None, False
-        # What this step made is just there for the next.
-        self._tracker, self._numbers = Tracker(), set()
+        seen = SeenStep(self._passes.take(), self._forwards, self._seconds, self._error)
+        self._forwards, self._seconds, self._error = 0, 0.0, None
+        self._entered = None
+        self._steps += 1
+        self._tracker.clear()  # what this step made is just there for the next
         self._held.clear()
+        self._numbers.next_step()
         return seen
 
     def resume(self) -> None:
         """Watch again: from the next module, or from here where a step uses parameters before its first module."""
-        self._paused = False
-        if self._early:
+        self._paused = self._removed
+        if self._early and not self._removed:
             take_up(self)
 
     def settle(self, early: bool) -> None:
@@ -149,6 +176,7 @@ class Watch(TorchFunctionMode):
     def look_again(self) -> None:
         """What was seen was not enough: watch everything."""
         self._hooks.unsettle()
+        self._passes.look_at(self._parameters())
         self._own = set(self._model.parameters())
         self._memory = ForwardMemory()
         self._early = self._pick is None
@@ -156,7 +184,8 @@ class Watch(TorchFunctionMode):
     # The inside of modules is not watched; see ModuleHooks for which are.
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._paused or not torch.is_grad_enabled() or _in_backward():
+        # Without gradients only what lies within a training step, such as a teacher's view of the batch.
+        if self._paused or _in_backward() or not (torch.is_grad_enabled() or is_up(self)):
             return
         outer = self._entered
         # A call by which a strategy only redirects to training_step is none: it puts another forward there meanwhile.
@@ -166,82 +195,135 @@ class Watch(TorchFunctionMode):
         with self._at_own_cost():
             if self._before_first and not self._forwards:
                 self._before_first()
-            # Gradients that came and are gone belong to a step that was never made: a GradScaler skipped it.
-            if self._accumulated and self._reached and all(p.grad is None for p in self._model.parameters()):
-                self._reached, self._accumulated = [], False
-            self._forwards += 1
+            self._forwards += torch.is_grad_enabled()
             self._hooks.called.add(module)
+            given = leaves(args, Tensor) + leaves(kwargs, Tensor)
             call: ModuleCall | UntraceableError
             try:
                 call = ModuleCall(
-                    *self._inputs(args, kwargs),
+                    *self._inputs(args, kwargs, clone=module in self._writing),
                     module=module,
                     autocast=self._autocast(),
                     random=random_state(self._device),
                     training=[m.training for m in module.modules()],
                     memory=self._memory.keep(module),
+                    writes=module in self._writing,
                 )
             except UntraceableError as error:
                 call = error.with_traceback(None)
-            self._entered = _Entered(module, vars(module).get("forward"), call)
+            live = [t for t in given if t.grad_fn is not None]
+            versions = [(t, version(t)) for t in given if t.grad_fn is None]
+            start = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
+            self._entered = _Entered(module, vars(module).get("forward"), call, live, versions, start)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if not self._entered or self._entered.module is not module:
             return
-        call, self._entered = self._entered.call, None
+        entered, self._entered = self._entered, None
         with self._at_own_cost():
-            tensors = leaves(output, Tensor)
+            call, tensors = self._checked(entered, output), leaves(output, Tensor)
             if isinstance(call, ModuleCall):
                 call.memory = self._memory.moved(module, call.memory)
                 call.samples = [sample(t) for t in floating_outputs(output)]
             if self._pick:
                 picked = Picked(call, self._pick)
                 picked.look(output)
-                self._when_reached(picked, [t for t in tensors if t.requires_grad])
+                self._when_reached(picked, tensors)
                 return
             for i, tensor in enumerate(tensors):
                 origin = Ref(call, i) if isinstance(call, ModuleCall) else call
                 self._note(tensor, origin)
-                if tensor.requires_grad and isinstance(origin, Ref):
+                if isinstance(origin, Ref):
                     self._when_reached(origin, [tensor])
             take_up(self)
+
+    def _checked(self, entered: _Entered, output: Any) -> ModuleCall | UntraceableError:
+        """The call, or why it cannot be made again."""
+        call, module = entered.call, entered.module
+        if any(version(tensor) != before for tensor, before in entered.versions) and module not in self._writing:
+            self._writing.add(module)  # from the next time on it is given copies
+            return UntraceableError(_WRITES)
+        # The way of a tensor past the arguments changes seldom, and to walk the graph takes time.
+        if (self._steps + 1).bit_count() == 1 or module in self._doubtful:
+            if entered_unseen(leaves(output, Tensor), entered.live, entered.start):
+                self._doubtful.add(module)
+                return UntraceableError(_UNSEEN)
+            self._doubtful.discard(module)
+        return call
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
         if torch.compiler.is_compiling():
+            return function(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if self._paused:
             return function(*args, **kwargs)
         begun: _Begun | None = None
-        name = function.__name__
-        if name[-1:] == "_" or name == "__setitem__":
-            self._keep_from_change(args)
-        if name in ENTRIES or self._concerns(args) or (kwargs and self._concerns(kwargs.values())):
-            with self._at_own_cost():
-                begun = self._before(function, args, kwargs)
-        if function is torch.autograd.grad and not self._concerns([kwargs.get("inputs", args[1:2])]):
-            with self._not_the_loss():
-                return function(*args, **kwargs)
+        with self._at_own_cost():
+            begun = self._before(function, args, kwargs)
         result = function(*args, **kwargs)
         if begun:
             with self._at_own_cost():
                 self._after(begun, args, result)
         return result
 
-    @contextmanager
-    def _not_the_loss(self) -> Iterator[None]:
-        """A gradient that comes by is none that an optimizer will see."""
-        self._passing = True
+    def _before(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Begun | None:
+        name = getattr(function, "__name__", "")
+        if name in ("backward", "grad"):
+            self._passes.begin(by_hand=name == "grad" and self._are_own(kwargs.get("inputs", args[1:2])))
+            return None
+        if name in ("zero_", "_foreach_zero_"):
+            self._passes.zeroed(args[0] if isinstance(args[0], (list, tuple)) else args)
+        in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+        if in_place and args:
+            self._keep_from_change(args[0])
+        if not (name in ENTRIES or self._concerns(args) or (kwargs and self._concerns(kwargs.values()))):
+            return None
+        name = function_name(function)
+        if function.__name__ == "__get__" and name not in _PROPERTIES:
+            return None
+        call: FunctionCall | UntraceableError
         try:
-            yield
-        finally:
-            self._passing = False
+            if self._numbers.suspicious((*args, *kwargs.values())):
+                raise UntraceableError(_READ)
+            random = random_state(self._device) if "dropout" in name or name in _DRAWS else None
+            call = FunctionCall(*self._inputs(args, kwargs, in_place), self._autocast(), random, function=function)
+        except UntraceableError as error:
+            call = error.with_traceback(None)
+        tensors = [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
+        softmax = None
+        if name in ENTRIES and tensors and tensors[0].requires_grad and torch.is_grad_enabled():
+            entering = tensors[0]
+            # Another model's loss is none of ours.
+            if isinstance(call, FunctionCall) or entering in self._tracker or parameters_of(entering) & self._own:
+                softmax = SoftmaxCall(call, sample(entering))
+        return _Begun(call, [(t, version(t)) for t in tensors], softmax)
 
-    def _keep_from_change(self, args: tuple[Any, ...]) -> None:
+    def _after(self, begun: _Begun, args: tuple[Any, ...], result: Any) -> None:
+        call, softmax = begun.call, begun.softmax
+        self._numbers.read(result)
+        if softmax is not None:
+            self._when_used(softmax, result)
+        changed = [t for t, before in begun.versions if version(t) != before]
+        if changed and isinstance(call, FunctionCall):
+            call.in_place = changed[0] is args[0]
+            call.writes = not call.in_place
+        if changed and (args and changed[0] is args[0]):
+            self._note(changed[0], Ref(call, 0) if isinstance(call, FunctionCall) else call)
+            return
+        for i, tensor in enumerate(leaves(result, Tensor)):
+            if not any(tensor is a for a in args):  # such as float() of what is float already
+                self._note(tensor, Ref(call, i) if isinstance(call, FunctionCall) else call)
+
+    def _keep_from_change(self, tensor: Any) -> None:
         """Of a tensor that is held and now perhaps changed in place, hold a copy."""
-        held = self._held.pop(id(args[0]), None) if args else None
-        if held is not None and held.tensor is args[0]:
+        held = self._held.pop(id(tensor), None)
+        if held is not None and held.tensor is tensor:
             held.tensor = held.tensor.detach().clone()
+
+    def _are_own(self, inputs: Any) -> bool:
+        return any(isinstance(t, nn.Parameter) and t in self._own for t in leaves([inputs], Tensor))
 
     def _concerns(self, values: Any) -> bool:
         for value in values:
@@ -252,56 +334,25 @@ class Watch(TorchFunctionMode):
                 return True
         return False
 
-    def _before(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Begun | None:
-        name = function_name(function)
-        if name in _GRADIENTS or (function.__name__ == "__get__" and name not in _PROPERTIES):
-            return None
-        call: FunctionCall | UntraceableError
-        try:
-            if any(isinstance(a, float) and a in self._numbers for a in args):
-                raise UntraceableError(_READ)
-            random = random_state(self._device) if "dropout" in name or name in _DRAWS else None
-            call = FunctionCall(*self._inputs(args, kwargs), self._autocast(), random, function=function)
-        except UntraceableError as error:
-            call = error.with_traceback(None)
-        entering = args[0] if args else kwargs.get("input")
-        softmax = None
-        if not isinstance(entering, Tensor):
-            return _Begun(call, 0, None)
-        if name in ENTRIES and entering.requires_grad and torch.is_grad_enabled():
-            # Another model's loss is none of ours.
-            if isinstance(call, FunctionCall) or entering in self._tracker or parameters_of(entering) & self._own:
-                softmax = SoftmaxCall(call, sample(entering))
-                self._when_reached(softmax, [entering])
-        return _Begun(call, version(entering), softmax)
-
-    def _after(self, begun: _Begun, args: tuple[Any, ...], result: Any) -> None:
-        call, before, softmax = begun
-        if isinstance(result, float):  # .item(): no longer a tensor, but from the parameters all the same
-            self._numbers.add(result)
-        first = args[0] if args else None
-        if isinstance(first, Tensor) and version(first) != before:
-            if isinstance(call, FunctionCall):
-                call.in_place = True
-                known = bool(leaves(call.args[0], Ref))  # or a buffer, whose value before is gone
-                self._note(first, Ref(call, 0) if known else UntraceableError(FOREIGN))
-            return
-        if softmax is not None and isinstance(result, Tensor) and result.ndim and result.requires_grad:
-            _when_used(softmax, result)
-        for i, tensor in enumerate(leaves(result, Tensor)):
-            if not any(tensor is a for a in args):  # such as float() of what is float already
-                self._note(tensor, Ref(call, i) if isinstance(call, FunctionCall) else call)
-
     def _note(self, tensor: Tensor, origin: Ref | UntraceableError) -> None:
         if not isinstance(tensor, nn.Parameter):
             self._tracker.note(tensor, origin)
 
-    def _inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return map_leaves(args, Tensor, self._input), map_leaves(kwargs, Tensor, self._input)
+    def _inputs(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], clone: bool = False
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments as a step keeps them; copies if the call changes what it is given."""
 
-    def _input(self, tensor: Tensor) -> Tensor | Ref | Held:
+        def kept(leaf: Any) -> Any:
+            return HeldGenerator(leaf) if isinstance(leaf, torch.Generator) else self._input(leaf, clone)
+
+        kinds = (Tensor, torch.Generator)
+        return map_leaves(args, kinds, kept, fresh=True), map_leaves(kwargs, kinds, kept, fresh=True)
+
+    def _input(self, tensor: Tensor, clone: bool) -> Tensor | Ref | Held:
         ref = self._tracker.find(tensor)
-        if ref is not None:
+        # What is no number has no slope: a label, a mask, an index is what training saw.
+        if ref is not None and (tensor.is_floating_point() or tensor.is_complex()):
             return ref
         if isinstance(tensor, nn.Parameter):
             if tensor.requires_grad and tensor not in self._own:
@@ -309,11 +360,11 @@ class Watch(TorchFunctionMode):
             return tensor
         if tensor.grad_fn is not None and parameters_of(tensor):
             raise UntraceableError(FOREIGN)
+        if clone or tensor.grad_fn is not None:
+            return Held(tensor.detach().clone() if clone else tensor.detach())
         held = self._held.get(id(tensor))
         if held is None:
-            held = Held(tensor if tensor.grad_fn is None else tensor.detach())
-            if tensor.grad_fn is None:
-                self._held[id(tensor)] = held
+            held = self._held[id(tensor)] = Held(tensor)
         return held
 
     def _autocast(self) -> torch.dtype | None:
@@ -321,17 +372,28 @@ class Watch(TorchFunctionMode):
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
     def _when_reached(self, what: Reached, tensors: list[Tensor]) -> None:
-        held = [what]  # emptied by the first gradient, so that no hook keeps a graph alive that is done
-
         def reach(_: Tensor) -> None:
-            if held and not self._passing:
-                self._reached.append(held.pop())
+            if held:
+                self._passes.reach(held[0])
 
+        held = [what]
         for tensor in tensors:
-            tensor.register_hook(reach)
+            if tensor.grad_fn is not None:
+                tensor.register_hook(unserializable_hook(reach))
 
-    def _on_gradient(self, _: Tensor) -> None:
-        self._accumulated = True
+    def _when_used(self, softmax: SoftmaxCall, result: Any) -> None:
+        """Find out whether a loss goes on with a softmax, and with which samples, from the gradient of its result."""
+        if not isinstance(result, Tensor) or result.grad_fn is None:
+            return
+        self._when_reached(softmax, [result])
+        found = weakref.ref(softmax)
+
+        def use(gradient: Tensor) -> None:
+            if (softmax := found()) is not None:
+                used = gradient.detach() != 0
+                softmax.used = used if softmax.used is None else softmax.used | used
+
+        result.register_hook(unserializable_hook(use))
 
     @contextmanager
     def _at_own_cost(self) -> Iterator[None]:
@@ -343,16 +405,6 @@ class Watch(TorchFunctionMode):
             self._error = error
         finally:
             self._seconds += time.perf_counter() - started
-
-
-def _when_used(softmax: SoftmaxCall, result: Tensor) -> None:
-    """Find out which samples the loss goes on with, from the gradient of the softmax's result for each."""
-
-    def use(gradient: Tensor) -> None:
-        used = gradient != 0
-        softmax.used = used if softmax.used is None else softmax.used | used
-
-    result.register_hook(use)
 
 
 def _in_backward() -> bool:

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from stepguard.probe.outline import Reached
+
+
+class Passes:
+    """What backward passes reached, as long as the gradients that they left are there.
+
+    A pass counts if it left a gradient on a parameter of the optimizer and that has not been thrown away
+    since: not the search for an adversarial example, not a batch whose step was skipped by a GradScaler
+    or given up by the user, not the loss of another optimizer.
+
+    Args:
+        parameters: Those of the optimizer.
+        counted: Whether :meth:`begin` will be called before each pass; else autograd numbers them.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], counted: bool):
+        self._counted = counted
+        self._number = 0
+        self._reached: dict[int, list[Reached]] = {}
+        self._witness: dict[int, Tensor | None] = {}
+        self._passes_of: dict[Tensor, set[int]] = {}
+        self._handles: list[RemovableHandle] = []
+        self.look_at(parameters)
+
+    def look_at(self, parameters: Iterable[Tensor]) -> None:
+        """Look at these parameters from now on."""
+        self.remove()
+        for p in dict.fromkeys(parameters):
+            if p.requires_grad:
+                hook = partial(self._gradient_comes, p)
+                hook.__torch_unserializable__ = True  # type: ignore[attr-defined]
+                self._handles.append(p.register_hook(hook))
+
+    def remove(self) -> None:
+        """Take every hook off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def begin(self, by_hand: bool = False) -> None:
+        """A backward pass begins; by hand if the user takes its gradients as they come."""
+        if self._number not in self._witness:
+            self._reached.pop(self._number, None)  # the last one was for something else
+        self._number += 1
+        if by_hand:
+            self._witness[self._number] = None
+
+    def reach(self, what: Reached) -> None:
+        """The pass that runs has reached something."""
+        self._reached.setdefault(self._current, []).append(what)
+
+    def zeroed(self, gradients: Iterable[Any]) -> None:
+        """Gradients were set to zero in place."""
+        places = {id(g) for g in gradients}
+        for p in [p for p in self._passes_of if p.grad is not None and id(p.grad) in places]:
+            self._forget(self._passes_of[p])
+
+    def take(self) -> list[Reached]:
+        """What was reached and counts, first first; forgotten here."""
+        counting = [n for n, p in self._witness.items() if p is None or p.grad is not None]
+        found = [what for n in sorted(counting) for what in self._reached.get(n, [])]
+        self._reached, self._witness, self._passes_of = {}, {}, {}
+        return found
+
+    @property
+    def _current(self) -> int:
+        return self._number if self._counted else torch._C._current_graph_task_id()
+
+    def _gradient_comes(self, p: Tensor, _: Tensor) -> None:
+        now, earlier = self._current, self._passes_of.get(p)
+        if earlier and p.grad is None:
+            self._forget(earlier - {now})
+        if now not in self._witness:
+            self._witness[now] = p
+            self._passes_of.setdefault(p, set()).add(now)
+
+    def _forget(self, passes: set[int]) -> None:
+        for number in list(passes):
+            self._reached.pop(number, None)
+            witness = self._witness.pop(number, None)
+            if witness is not None:
+                self._passes_of[witness].discard(number)
