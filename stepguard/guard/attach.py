@@ -6,12 +6,15 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from stepguard.guard.guard import Guard
 from stepguard.guard.policy import Action, BatchNorm, Cadence, Settings
 from stepguard.guard.ranks import is_first
 from stepguard.records import Recorder, TensorBoard
+
+_TRAINERS = {"accelerate", "lightning", "pytorch_lightning"}
 
 
 def attach(
@@ -77,12 +80,14 @@ def attach(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     inner = getattr(optimizer, "optimizer", None)
-    if isinstance(inner, Optimizer):
-        optimizer = inner  # a trainer's wrapper; the hooks belong on what it wraps
+    if isinstance(inner, Optimizer) and type(optimizer).__module__.split(".")[0] in _TRAINERS:
+        optimizer = inner  # the hooks belong on what a trainer wraps; other wrappers make steps of their own
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
     if isinstance(model, DistributedDataParallel):
         model = model.module
+    if any(is_lazy(p) for p in model.parameters()):
+        raise ValueError("the model has parameters without a shape yet; run it once on a batch before attaching")
     settings = Settings(action, target, cadence, logits, forward, quantile, strict, batch_norm).checked()
     check_owned(model, optimizer)
     written: list[Recorder] = [TensorBoard(log_dir)] if log_dir is not None and is_first() else []

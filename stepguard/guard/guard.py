@@ -23,6 +23,10 @@ from stepguard.records import Event, Reading, Recorder, breach_event
 
 log = logging.getLogger("stepguard")
 _MOST_SAID = 100
+_MOVED = (
+    "The optimizer moved the parameters before it ran the closure, as SAM does, so the gradients are not those of "
+    "where the step starts from"
+)
 
 
 class Guard:
@@ -60,7 +64,7 @@ class Guard:
             settings.logits,
             settings.forward,
             before_first=keep,
-            how=Manner(shield, settings.batch_norm == "eval"),
+            how=Manner(shield, settings.batch_norm == "eval", set()),
         )
         self._hooks = hook_step(optimizer, self._begin, self._end)
 
@@ -98,7 +102,7 @@ class Guard:
 
     # One step: _begin (gradients are there, nothing has moved) -> the real update -> _end.
 
-    def _begin(self) -> None:
+    def _begin(self, moved: bool) -> None:
         started = time.perf_counter()
         # The batch is what was seen up to here: LBFGS calls its closure again at other parameters.
         self._seen = self._probe.take()
@@ -107,6 +111,8 @@ class Guard:
         self._held = []
         if self._due:
             try:
+                if moved:
+                    raise ValueError(_MOVED)
                 if self._settings.action != "observe":
                     self._held = withhold_gradients(self._optimizer)
                 self._movement.begin(self._optimizer)

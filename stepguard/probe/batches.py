@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from stepguard.probe.lookout import REARRANGING
 from stepguard.probe.outline import FunctionCall, ModuleCall, Picked, Reached, Ref, SoftmaxCall, Step, upstream
 from stepguard.probe.rerun import Target
 from stepguard.probe.softmax import GATES, LOG_SOFTMAXES, LOGARITHMS
@@ -38,9 +39,22 @@ def starts_early(reached: Iterable[Reached]) -> bool:
 def _is_loss(call: FunctionCall | Exception, logged: set[FunctionCall]) -> bool:
     if not isinstance(call, FunctionCall):
         return True  # it must be told that it cannot be measured
-    if call.name in LOGARITHMS or call.name == "nll_loss":  # it may be a module that took the softmax
-        return not any(c.name in GATES | LOG_SOFTMAXES for c in _functions_before(call)) and bool(call.inputs)
+    if call.name == "nll_loss":
+        return not _is_told_before(call)
+    if call.name in LOGARITHMS:  # it may be a module that took the softmax
+        return not any(c.name in GATES for c in _functions_before(call)) and bool(call.inputs)
     return call.name not in GATES or call in logged
+
+
+def _is_told_before(call: FunctionCall) -> bool:
+    """Whether one softmax alone has made what comes in, so that this adds nothing to it."""
+    node: Step = call
+    while len(node.inputs) == 1 and isinstance(node := node.inputs[0].node, FunctionCall):
+        if node.name in GATES | LOG_SOFTMAXES:
+            return True
+        if node.name not in REARRANGING | LOGARITHMS:
+            return False
+    return False
 
 
 def _functions_before(call: Step) -> set[FunctionCall]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ def _functions(model: nn.Module) -> Iterable[Callable[..., Any]]:
         yield from m._forward_hooks.values()
 
 
-def _places(function: Any) -> Iterator[tuple[Any, str]]:
+def _places(function: Any, helpers: bool = True) -> Iterator[tuple[Any, str]]:
     if isinstance(function, functools.partial):
         yield from _places(function.func)
         return
@@ -47,4 +48,9 @@ def _places(function: Any) -> Iterator[tuple[Any, str]]:
     if not hasattr(function, "__code__") or (getattr(function, "__module__", None) or "").startswith(_LIBRARY):
         return
     yield from ((cell, "") for cell in function.__closure__ or ())
-    yield from ((function.__globals__, name) for name in function.__code__.co_names if name in function.__globals__)
+    named = [name for name in function.__code__.co_names if name in function.__globals__]
+    yield from ((function.__globals__, name) for name in named)
+    for name in named if helpers else ():
+        helper = function.__globals__[name]
+        if isinstance(helper, FunctionType):
+            yield from _places(helper, helpers=False)

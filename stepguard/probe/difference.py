@@ -31,15 +31,21 @@ def spreads_by_difference(
         >>> [spread.round(decimals=3) for spread in spreads_by_difference(at, at(0))]
         [tensor([2.])]
     """
-    aim = max(aim, resolution(logits))
+    floor = resolution(logits)
+    aim = max(aim, floor)
     # A power of two, so that scaling by it rounds nothing.
     size = 2.0**-10
-    for _ in range(3):
+    for _ in range(4):
         seen = largest_r(_spreads(at(size), logits))
         if not math.isfinite(seen) or seen > 4 * aim or 0 < seen < aim / 4:
             # What is beyond is not linear there and its size says little: come closer step by step.
             factor = aim / seen if math.isfinite(seen) and seen > 0 else 2.0**-20
-            size *= 2.0 ** round(math.log2(min(max(factor, 2.0**-20), 2.0**20)))
+            wanted = size * 2.0 ** round(math.log2(min(max(factor, 2.0**-20), 2.0**20)))
+            # Longer than the step itself only where that does not stand out.
+            longest = 1.0 if seen / size >= floor else math.inf
+            if min(wanted, longest) == size:
+                break
+            size = min(wanted, longest)
         else:
             break
     return [spread / (2 * size) for spread in _spreads(at(size), at(-size))]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,7 @@ Kind = Literal["forward", "difference"]
 # ReLU kinks and float32 rounding set the two a percent or two apart; what autograd was not told of, more.
 _AGREEMENT = 0.05
 _SMOOTHNESS = 0.2
+_one_at_a_time = threading.Lock()
 
 
 class SlopeEstimator:
@@ -58,6 +60,8 @@ class SlopeEstimator:
             except (torch.OutOfMemoryError, UntraceableError, OtherLogitsError):
                 raise
             except Exception as error:
+                if forward_ad._current_level >= 0:
+                    raise  # the user's own forward mode is on, and there is room for one
                 if self._measured:
                     raise  # it can run this model, so the trouble is another
                 spreads, trouble = None, f"forward mode cannot run it ({_first_sentence(error)})"
@@ -112,10 +116,22 @@ class SlopeEstimator:
 
 def _spreads_along(rerun: Rerun) -> tuple[Result, list[Tensor]]:
     # Dual tensors under no_grad, not torch.func.jvp: about half its cost, and it also runs train-mode
-    # BatchNorm, whose in-place statistics func.jvp refuses.
-    with torch.no_grad(), forward_ad.dual_level():
+    # BatchNorm, whose in-place statistics func.jvp refuses. There is one level of them for all threads.
+    with _one_at_a_time, torch.no_grad(), forward_ad.dual_level():
         result = rerun.along()
-        return result, [s.spread(map(_with_slopes, s.pieces())) for s in result.softmaxes]
+        try:
+            return result, _spreads(result, rerun)
+        except Exception:
+            if not rerun.slices:
+                raise
+            rerun.slices = False  # whatever stands behind the head, it does not go with slices
+            result = rerun.along()
+            return result, _spreads(result, rerun)
+
+
+def _spreads(result: Result, rerun: Rerun) -> list[Tensor]:
+    with rerun.in_full_precision():
+        return [s.spread(map(_with_slopes, s.pieces())) for s in result.softmaxes]
 
 
 def _with_slopes(piece: Tensor) -> tuple[Tensor, Tensor]:

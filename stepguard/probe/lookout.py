@@ -11,22 +11,23 @@ from torch.overrides import TorchFunctionMode
 
 from stepguard.probe.outline import function_name, version
 from stepguard.probe.softmax import ENTRIES, GATES, LOG_SOFTMAXES, LOGARITHMS, Entry, Softmax, entry
+from stepguard.probe.structure import leaves
 
 WIDE = 16_384
 """Classes from which on the slopes of a linear head are made a slice at a time."""
 
 # What may stand between a head and its softmax: functions that only rearrange samples, and such as act on every
 # logit alike.
-_REARRANGING = {
+REARRANGING = {
     "__getitem__", "view", "reshape", "flatten", "unflatten", "contiguous", "transpose", "permute", "movedim", "t", "T",
     "mT", "squeeze", "unsqueeze", "narrow", "clone", "float", "double", "to", "type", "half", "bfloat16",
 }  # fmt: skip
 _ELEMENTWISE = {"div", "mul", "add", "sub", "neg", "tanh", "__truediv__", "__mul__", "__add__", "__sub__"}
-_SIMPLE = _REARRANGING | _ELEMENTWISE
+_SIMPLE = REARRANGING | _ELEMENTWISE
 # And between a softmax and a logarithm of it.
 _OF_PROBABILITIES = _SIMPLE | {"gather", "clamp", "clamp_min", "rsub", "__rsub__", "sum"}
 _REMEMBERED = GATES | LOG_SOFTMAXES | LOGARITHMS | _OF_PROBABILITIES
-_SIZED = {"view", "reshape", "unflatten"}
+_SIZED = {"view", "reshape", "unflatten", "flatten"}
 _LINEAR, _PRODUCT = {"linear"}, {"matmul", "mm", "__matmul__"}
 
 
@@ -35,7 +36,7 @@ def has_wide_head(model: nn.Module) -> bool:
     return any(max(p.shape, default=0) >= WIDE for p in model.parameters())
 
 
-class NotATailError(RuntimeError):
+class NotATailError(Exception):
     """Something stands between a wide head and its softmax that does not act on each class alone."""
 
 
@@ -48,6 +49,8 @@ class _Maker(NamedTuple):
     args: tuple[Any, ...]
     """Those after the source."""
     kwargs: dict[str, Any]
+    others: tuple[Tensor, ...]
+    """Further tensors that it was made from."""
 
 
 class _WideHead(NamedTuple):
@@ -77,16 +80,22 @@ class _WideHead(NamedTuple):
 class Lookout(TorchFunctionMode):
     """Watches a replay: finds the softmaxes inside modules and what their logits were made from.
 
+    Args:
+        wide: Whether to leave the slopes of wide heads for later.
+        dense: Shapes of the weights for which that has been tried in vain; more are added.
+
     Attributes:
         found: The softmaxes that were taken while looking inside.
         inside: Whether to look for them.
     """
 
-    def __init__(self, wide: bool):
+    def __init__(self, wide: bool, dense: set[torch.Size]):
         super().__init__()
         self.found: list[Softmax] = []
         self.inside = False
-        self._wide = wide
+        self._wide, self._dense = wide, dense
+        self._heads: list[_WideHead] = []
+        self._sliced: list[_WideHead] = []
         self._makers: dict[int, tuple[weakref.ref[Tensor], _Maker | _WideHead]] = {}
 
     def __torch_function__(
@@ -97,6 +106,7 @@ class Lookout(TorchFunctionMode):
             self._take(function, args, kwargs)
         head = self._wide_head(name, args, kwargs) if self._wide else None
         if head:
+            self._heads.append(head)
             self._note(head.logits, head)
             return head.logits
         first = args[0] if args and isinstance(args[0], Tensor) else None
@@ -104,32 +114,62 @@ class Lookout(TorchFunctionMode):
         result = function(*args, **kwargs)
         if first is not None and version(first) != before:
             self._changed(first)
-        elif isinstance(result, Tensor):
+        else:
             self._note_maker(name, function, args, kwargs, result)
         return result
 
-    def softmax(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Softmax | None:
-        """The softmax that a call of a function takes, traced back to its logits; None if it takes none."""
+    def finish(self) -> None:
+        """To be called when all softmaxes are known.
+
+        Raises:
+            NotATailError: If something else was made of the output of a wide layer, and lacks its slopes.
+        """
+        lost = [head for head in self._heads if not any(head is sliced for sliced in self._sliced)]
+        if lost:
+            self._dense.update(head.weight.shape for head in lost)
+            raise NotATailError
+
+    def softmaxes(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Softmax]:
+        """The softmaxes that a call of a function takes, traced back to their logits."""
         found = entry(function, args, kwargs)
         assert found is not None
         if found.kind == "logarithm":
-            origin = self._maker(self._trace(found.input, _OF_PROBABILITIES)[1])
-            if not isinstance(origin, _Maker) or origin.name not in GATES:
-                return None
-            return self.softmax(origin.function, (origin.source, *origin.args), origin.kwargs)
+            gates = [m for m in self._before(found.input, _OF_PROBABILITIES) if m.name in GATES]
+            return [s for m in gates for s in self.softmaxes(m.function, (m.source, *m.args), m.kwargs)]
         made, source = self._trace(found.input)
         origin = self._maker(source)
         if isinstance(origin, _WideHead):
-            return _sliced(found, made, origin)
-        # Not through the probabilities: they have no digits left where a logit is large.
-        if found.kind == "probabilities" and isinstance(origin, _Maker) and origin.name == "sigmoid":
-            return found._replace(input=_made_again(made, origin.source), kind="binary").softmax()
-        if found.kind == "log_probabilities" and isinstance(origin, _Maker) and origin.name == "log":
-            before, source = self._trace(origin.source)
+            return [self._of_head(found, made, origin)]
+        if found.kind == "log_probabilities" and isinstance(origin, _Maker) and origin.name in LOG_SOFTMAXES:
+            (logits,) = self.softmaxes(origin.function, (origin.source, *origin.args), origin.kwargs)
+            samples = logits.logits.movedim(logits.class_dim, -1).shape[:-1]
+            if found.counted is None or found.counted.shape == samples:
+                return [logits._replace(counted=found.counted)]
+        self._refuse_wide(found.input)
+        return [self._from_logits(found).softmax()]
+
+    def _from_logits(self, found: Entry) -> Entry:
+        """The same of the logits, where it is of probabilities: those have no digits left where a logit is large."""
+        made, source = self._trace(found.input, REARRANGING)
+        origin = self._maker(source)
+        if not isinstance(origin, _Maker):
+            return found
+        if found.kind == "probabilities" and origin.name == "sigmoid":
+            return found._replace(input=_made_again(made, origin.source), kind="binary")
+        if found.kind == "log_probabilities" and origin.name == "log":
+            before, source = self._trace(origin.source, REARRANGING)
             origin = self._maker(source)
             if isinstance(origin, _Maker) and origin.name in ("softmax", "special_softmax"):
-                return found._replace(input=_made_again([*before, *made], origin.source)).softmax()
-        return found.softmax()
+                return found._replace(input=_made_again([*before, *made], origin.source))
+        return found
+
+    def _of_head(self, found: Entry, made: list[_Maker], head: _WideHead) -> Softmax:
+        self._sliced.append(head)
+        softmax = _sliced(found, made, head)
+        if softmax is None:
+            self._dense.add(head.weight.shape)
+            raise NotATailError
+        return softmax
 
     def _take(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         name, found = function_name(function), entry(function, args, kwargs)
@@ -139,9 +179,9 @@ class Lookout(TorchFunctionMode):
             origin = self._maker(self._trace(found.input)[1])
             if isinstance(origin, _Maker) and origin.name in LOG_SOFTMAXES:
                 self.found = [s for s in self.found if s.logits is not origin.source]
-        softmax = self.softmax(function, args, kwargs)
-        if softmax and not any(s.logits is softmax.logits and s.counted is softmax.counted for s in self.found):
-            self.found.append(softmax)
+        for softmax in self.softmaxes(function, args, kwargs):
+            if not any(s.logits is softmax.logits and s.counted is softmax.counted for s in self.found):
+                self.found.append(softmax)
 
     def _wide_head(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _WideHead | None:
         if kwargs or len(args) < 2 or not all(isinstance(a, Tensor) for a in args[:2]) or args[1].ndim != 2:
@@ -154,33 +194,43 @@ class Lookout(TorchFunctionMode):
             hidden, weight = args[0], args[1].t()
         else:
             return None
-        if weight.shape[0] < max(WIDE, weight.shape[1] + 1) or not hidden.is_floating_point():
+        if weight.shape[0] < max(WIDE, weight.shape[1] + 1) or weight.shape in self._dense:
             return None
+        if not hidden.is_floating_point() or hidden.ndim < 2 or torch._C._functorch.is_functorch_wrapped_tensor(hidden):
+            return None
+        self._refuse_wide(hidden)
         h, w = (forward_ad.unpack_dual(t).primal for t in (hidden, weight))
         b = None if bias is None else forward_ad.unpack_dual(bias).primal
         return _WideHead(hidden, weight, bias, torch.nn.functional.linear(h, w, b))
 
     def _note_maker(
-        self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor
+        self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     ) -> None:
-        sources = [a for a in args if isinstance(a, Tensor)]
-        if not sources or any(result is s for s in sources):
+        sources, made = leaves(args, Tensor) + leaves(kwargs, Tensor), leaves(result, Tensor)
+        if not sources or not made or any(m is s for m in made for s in sources):
             return
-        simple = name in _REARRANGING or (name in _ELEMENTWISE and all(t.numel() == 1 for t in sources[1:]))
-        if args and args[0] is sources[0] and (simple or name in _REMEMBERED):
-            self._note(result, _Maker(name, function, sources[0], args[1:], kwargs))
-        if not simple and result.is_floating_point() and name not in ENTRIES:
+        first = bool(args) and args[0] is sources[0] and isinstance(result, Tensor)
+        scalars = all(t.numel() == 1 for t in sources[1:]) and not (kwargs and name in _SIZED)
+        simple = first and (
+            (name in REARRANGING and not (kwargs and name in _SIZED)) or name in _ELEMENTWISE and scalars
+        )
+        if first and (simple or name in _REMEMBERED):
+            others = tuple(t for t in sources[1:] if t.numel() > 1) if not simple else ()
+            self._note(result, _Maker(name, function, sources[0], args[1:], kwargs, others))
+        if not simple and name not in ENTRIES and any(t.is_floating_point() for t in made):
             for source in sources:
-                self._refuse_wide(source, name)
+                self._refuse_wide(source)
 
     def _changed(self, tensor: Tensor) -> None:
         """In place, so that it no longer is what its maker made."""
-        self._refuse_wide(tensor, "in place")
+        self._refuse_wide(tensor)
         self._makers.pop(id(tensor), None)
 
-    def _refuse_wide(self, tensor: Tensor, name: str) -> None:
-        if isinstance(self._maker(self._trace(tensor)[1]), _WideHead):
-            raise NotATailError(name)
+    def _refuse_wide(self, tensor: Tensor) -> None:
+        head = self._maker(self._trace(tensor)[1])
+        if isinstance(head, _WideHead):
+            self._dense.add(head.weight.shape)
+            raise NotATailError  # should the user's code catch it, finish() will not find the head among the sliced
 
     def _note(self, tensor: Tensor, maker: _Maker | _WideHead) -> None:
         key = id(tensor)
@@ -196,12 +246,23 @@ class Lookout(TorchFunctionMode):
         return entry[1] if entry and entry[0]() is tensor else None
 
     def _trace(self, tensor: Tensor, names: set[str] = _SIMPLE) -> tuple[list[_Maker], Tensor]:
-        """The simple functions that made a tensor, first one first, and what of."""
+        """The functions of one tensor alone that made a tensor, first one first, and what of."""
         made: list[_Maker] = []
-        while isinstance(maker := self._maker(tensor), _Maker) and maker.name in names:
+        while isinstance(maker := self._maker(tensor), _Maker) and maker.name in names and not maker.others:
             made.append(maker)
             tensor = maker.source
         return made[::-1], tensor
+
+    def _before(self, tensor: Tensor, names: set[str]) -> list[_Maker]:
+        """Every function before a tensor, back to the first that is of another name."""
+        found: list[_Maker] = []
+        todo = [tensor]
+        while todo:
+            maker = self._maker(todo.pop())
+            if isinstance(maker, _Maker):
+                found.append(maker)
+                todo += [maker.source, *maker.others] if maker.name in names else []
+        return found
 
 
 def _made_again(made: list[_Maker], tensor: Tensor) -> Tensor:
@@ -210,15 +271,19 @@ def _made_again(made: list[_Maker], tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _sliced(found: Entry, made: list[_Maker], head: _WideHead) -> Softmax:
+def _sliced(found: Entry, made: list[_Maker], head: _WideHead) -> Softmax | None:
+    """The softmax whose logits are made a few columns at a time; None if something does not act on each alone."""
     width, class_dim, ndim = head.logits.shape[-1], head.logits.ndim - 1, found.input.ndim
     shapes = [*(m.source.shape for m in made), found.input.shape]
     for maker, before, after in zip(made, shapes, shapes[1:], strict=False):
         if list(before).count(width) != 1 or list(after).count(width) != 1 or not _spares(maker, class_dim, before):
-            raise NotATailError(maker.name)
+            return None
+        # A view that does not end with the classes may be any rearrangement of memory.
+        if maker.name in _SIZED and (class_dim != len(before) - 1 or after[-1] != width):
+            return None
         class_dim = list(after).index(width)
     if found.kind not in ("logits", "log_probabilities") or found.class_dim not in (class_dim, class_dim - ndim):
-        raise NotATailError(found.kind)
+        return None
 
     def columns(start: int, stop: int) -> Tensor:
         resized = [m._replace(args=_resized(m.args, width, stop - start)) if m.name in _SIZED else m for m in made]
@@ -236,6 +301,8 @@ def _spares(maker: _Maker, class_dim: int, shape: torch.Size) -> bool:
     parts = maker.args[0] if isinstance(maker.args[0], tuple) else (maker.args[0],)
     if any(p is Ellipsis for p in parts):
         return parts[-1] is Ellipsis or (isinstance(parts[-1], slice) and parts[-1] == slice(None))
+    while len(parts) == len(shape) and isinstance(parts[-1], slice) and parts[-1] == slice(None):
+        parts = parts[:-1]
     masks = [p.ndim for p in parts if isinstance(p, Tensor) and p.dtype == torch.bool]
     return sum(masks) + sum(p is not None for p in parts) - len(masks) < len(shape)
 

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import _disable_current_modes
 
 # A mode that outlives the block in which it was taken up must not be what the block's own mode finds on top of
 # the stack when it ends, or that one would take off ours and leave itself there for good. So ours lies below all
@@ -27,6 +31,18 @@ def take_off(mode: TorchFunctionMode) -> None:
     if mode in stack:
         over = stack[stack.index(mode) :]
         _rearrange(len(over), over[1:])
+
+
+@contextmanager
+def no_modes() -> Iterator[None]:
+    """Have none on it, of functions or of operators, but for ``torch.device``."""
+    over = [m for m in _get_current_function_mode_stack() if not isinstance(m, DeviceContext)]
+    _rearrange(len(over), [])
+    try:
+        with _disable_current_modes():
+            yield
+    finally:
+        _rearrange(0, over)
 
 
 def _rearrange(count: int, modes: list[TorchFunctionMode]) -> None:

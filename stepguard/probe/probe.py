@@ -49,7 +49,7 @@ class Probe:
         before_first: Callable[[], None] | None = None,
         how: Manner | None = None,
     ):
-        self._model, self._forward, self._how = model, forward, how or Manner()
+        self._model, self._forward, self._how = model, forward, how or Manner(dense=set())
         self.estimator, self.found = SlopeEstimator(), ""
         self._watch = None if forward else Watch(model, parameters, pick, before_first)
 

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase
 
 from stepguard.probe.lookout import Lookout, NotATailError, has_wide_head
+from stepguard.probe.mode_stack import no_modes
 from stepguard.probe.outline import (
     FunctionCall,
     Held,
@@ -47,6 +48,8 @@ class Manner(NamedTuple):
     """A context for every run, in which what the model reports is not heard."""
     running_averages: bool = False
     """Whether normalisation layers use their running averages, as in evaluation, although they train."""
+    dense: set[torch.Size] = set()
+    """Shapes of wide layers whose slopes cannot be left for later; found out as it goes."""
 
 
 class Result(NamedTuple):
@@ -93,7 +96,7 @@ class Rerun:
         nodes |= {t.call for t in self._targets if isinstance(t, Picked) and isinstance(t.call, ModuleCall)}
         self._steps = sorted(nodes, key=lambda node: node.order)
         self._recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
-        self._slices = has_wide_head(model)
+        self.slices = has_wide_head(model)
         names = {getattr(call, "name", "") for call in calls}
         self._look = bool(self._inside or names & _TRACED_BACK)
         self._grad = False
@@ -117,11 +120,12 @@ class Rerun:
         """The logits as dual tensors with their slopes along the update; to be called at a dual level."""
         duals = {p: forward_ad.make_dual(old, u) for p, old, u in self._moves}
         with self._shielded(), self._replaced(duals):
-            if self._slices:
+            while self.slices:
+                known = len(self._how.dense)
                 try:
                     return self._run(duals, slices=True)
                 except NotATailError:
-                    self._slices = False
+                    self.slices = len(self._how.dense) > known  # and others may still be worth it
             return self._run(duals)
 
     def at(self, scale: float) -> Result:
@@ -190,7 +194,7 @@ class Rerun:
     def _run(
         self, values: dict[Tensor, Tensor], slices: bool = False, upcast: bool = False, as_trained: bool = False
     ) -> Result:
-        lookout = Lookout(slices)
+        lookout = Lookout(slices, self._how.dense)
         outputs: dict[Step, Any] = {}
         inside: dict[Step, list[Softmax]] = {}
 
@@ -213,6 +217,7 @@ class Rerun:
             return map_leaves(step.args, kinds, value, fresh=True), map_leaves(step.kwargs, kinds, value, fresh=True)
 
         with torch.set_grad_enabled(self._grad), ExitStack() as stack:
+            stack.enter_context(no_modes())  # a user's counters are not for what we do
             stack.enter_context(replaying(random_state(self._device), self._device))
             stack.enter_context(self._how.shield())
             stack.enter_context(no_traces(self._model))
@@ -234,11 +239,8 @@ class Rerun:
                     assert isinstance(target.call, FunctionCall)
                     args, kwargs = resolved(target.call)
                     samples.append(_sample(args[0] if args else kwargs["input"]))
-                    taken = lookout.softmax(target.call.function, args, kwargs)
-                    taken = taken and taken.of(target.used)
-                    if taken and isinstance(taken.logits, nn.Parameter):
-                        taken = taken._replace(logits=taken.logits.detach().clone())  # it will not stay as it is
-                    softmaxes += [taken] if taken else []
+                    taken = [s.of(target.used) for s in lookout.softmaxes(target.call.function, args, kwargs)]
+                    softmaxes += [s.settled() for s in taken if s]
                 elif isinstance(target, Picked):
                     assert isinstance(target.call, ModuleCall)
                     softmaxes.append(Softmax(target.pick(outputs[target.call])))
@@ -246,7 +248,16 @@ class Rerun:
                 else:
                     with self._as_it_was(Step((), {}, None), as_trained):
                         softmaxes.append(Softmax(target(self._model)))
+            lookout.finish()
         return Result(softmaxes, samples)
+
+    @contextmanager
+    def in_full_precision(self) -> Iterator[None]:
+        """No autocast, wherever it may be on."""
+        with ExitStack() as stack:
+            for kind in {"cpu", self._device.type}:
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            yield
 
     @contextmanager
     def _as_it_was(self, step: Step, as_trained: bool) -> Iterator[None]:
@@ -376,7 +387,8 @@ def _made(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _sample(tensor: Tensor) -> Tensor:
-    return sample(forward_ad.unpack_dual(tensor).primal)
+    with torch._C.DisableTorchFunction():  # what we do ourselves is nothing to look out for
+        return sample(forward_ad.unpack_dual(tensor).primal)
 
 
 def _same(seen: Tensor, again: Tensor) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 _COLUMNS = 4096
@@ -34,6 +34,10 @@ class Softmax(NamedTuple):
         if used.shape != samples:
             return self
         return self._replace(counted=used if self.counted is None else used & self.counted)
+
+    def settled(self) -> Softmax:
+        """The same, with logits that stay as they are when parameters do not."""
+        return self._replace(logits=self.logits.detach().clone()) if isinstance(self.logits, nn.Parameter) else self
 
     def pieces(self) -> Iterator[Tensor]:
         """The logits a few thousand classes at a time, classes last."""
