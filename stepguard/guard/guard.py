@@ -18,7 +18,7 @@ from stepguard.guard.movement import Movement
 from stepguard.guard.policy import Settings, step_scale
 from stepguard.guard.ranks import agree
 from stepguard.guard.statistics import RunningStatistics
-from stepguard.probe import NOTHING_SEEN, Manner, Probe, SeenStep
+from stepguard.probe import NOTHING_SEEN, Manner, Probe, SeenStep, no_modes
 from stepguard.records import Event, Reading, Recorder, breach_event
 
 log = logging.getLogger("stepguard")
@@ -129,7 +129,8 @@ class Guard:
         return_gradients(held)
         try:
             if self._due:
-                self._decide(seen, bool(held), failure, started)
+                with no_modes():  # what a user counts is not for what we do
+                    self._decide(seen, bool(held), failure, started)
         finally:
             if self._statistics and self._settings.forward:  # forwards are not seen, so the end of a step must do
                 self._statistics.keep()

@@ -30,9 +30,9 @@ def batches(reached: Iterable[Reached]) -> list[list[Target]]:
 
 
 def starts_early(reached: Iterable[Reached]) -> bool:
-    """Whether a step does something with parameters that matters before it calls its first module."""
+    """Whether a step does something with parameters that matters before it calls its first module under grad."""
     nodes = {ref.node for r in reached for ref in upstream(_inputs(r))}
-    first = min((n.order for n in nodes if isinstance(n, ModuleCall)), default=None)
+    first = min((n.order for n in nodes if isinstance(n, ModuleCall) and n.under_grad), default=None)
     return first is None or any(n.order < first for n in nodes)
 
 

@@ -27,7 +27,11 @@ def places(model: nn.Module) -> Iterator[tuple[Any, str]]:
 
 def _functions(model: nn.Module) -> Iterable[Callable[..., Any]]:
     modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
-    yield from {type(m).forward for m in modules}
+    for kind in {type(m) for m in modules}:
+        yield kind.forward
+        for name in getattr(getattr(kind.forward, "__code__", None), "co_names", ()):
+            if isinstance(method := getattr(kind, name, None), FunctionType):
+                yield method
     for m in modules:
         if "forward" in vars(m):
             yield vars(m)["forward"]

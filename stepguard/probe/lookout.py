@@ -227,7 +227,12 @@ class Lookout(TorchFunctionMode):
         self._makers.pop(id(tensor), None)
 
     def _refuse_wide(self, tensor: Tensor) -> None:
-        head = self._maker(self._trace(tensor)[1])
+        """Raise if a wide head is anywhere before a tensor, which then lacks its slopes."""
+        head = self._maker(tensor)
+        for maker in self._before(tensor):
+            for source in (maker.source, *maker.others):
+                found = self._maker(source)
+                head = found if isinstance(found, _WideHead) else head
         if isinstance(head, _WideHead):
             self._dense.add(head.weight.shape)
             raise NotATailError  # should the user's code catch it, finish() will not find the head among the sliced
@@ -253,15 +258,15 @@ class Lookout(TorchFunctionMode):
             tensor = maker.source
         return made[::-1], tensor
 
-    def _before(self, tensor: Tensor, names: set[str]) -> list[_Maker]:
-        """Every function before a tensor, back to the first that is of another name."""
+    def _before(self, tensor: Tensor, names: set[str] | None = None) -> list[_Maker]:
+        """Every function before a tensor, back to the first that is of another name, if names are given."""
         found: list[_Maker] = []
         todo = [tensor]
         while todo:
             maker = self._maker(todo.pop())
             if isinstance(maker, _Maker):
                 found.append(maker)
-                todo += [maker.source, *maker.others] if maker.name in names else []
+                todo += [maker.source, *maker.others] if names is None or maker.name in names else []
         return found
 
 

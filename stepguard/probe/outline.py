@@ -23,6 +23,10 @@ _CHANGED = (
     "The logits come from a tensor that was changed in place through another one sharing its memory; change a copy, "
     "or pass forward=, a function that runs the model on a batch and returns its logits"
 )
+_BATCH_CHANGED = (
+    "A tensor that the training step used, such as the batch, was changed in place before the optimizer's step; change "
+    "a copy, or pass forward=, a function that runs the model on a batch and returns its logits"
+)
 _order = itertools.count()
 _SAMPLE_SIZE = 256
 _OUTPUTS = 4
@@ -43,10 +47,27 @@ class Ref:
 class Held:
     """A tensor that was there before the step: a batch, a label, a mask."""
 
-    __slots__ = ("__weakref__", "tensor")
+    __slots__ = ("__weakref__", "_tensor", "_version")
 
     def __init__(self, tensor: Tensor):
-        self.tensor = tensor
+        self._tensor, self._version = tensor, version(tensor)
+
+    @property
+    def tensor(self) -> Tensor:
+        """The tensor.
+
+        Raises:
+            UntraceableError: If it is no longer what it was.
+        """
+        if version(self._tensor) != self._version:
+            raise UntraceableError(_BATCH_CHANGED)
+        return self._tensor
+
+    def keep_copy(self, tensor: Tensor) -> None:
+        """Hold a copy, if it is this one that is held, before it may be changed."""
+        if self._tensor is tensor:
+            self._tensor = tensor.detach().clone()
+            self._version = version(self._tensor)
 
 
 class HeldGenerator:
@@ -104,6 +125,7 @@ class ModuleCall(Step):
     """Of its first floating outputs."""
     writes: bool = False
     """Whether it changes what it is given."""
+    under_grad: bool = True
 
     @property
     def name(self) -> str:

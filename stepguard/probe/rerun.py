@@ -13,7 +13,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase
 
 from stepguard.probe.lookout import Lookout, NotATailError, has_wide_head
-from stepguard.probe.mode_stack import no_modes
 from stepguard.probe.outline import (
     FunctionCall,
     Held,
@@ -217,7 +216,6 @@ class Rerun:
             return map_leaves(step.args, kinds, value, fresh=True), map_leaves(step.kwargs, kinds, value, fresh=True)
 
         with torch.set_grad_enabled(self._grad), ExitStack() as stack:
-            stack.enter_context(no_modes())  # a user's counters are not for what we do
             stack.enter_context(replaying(random_state(self._device), self._device))
             stack.enter_context(self._how.shield())
             stack.enter_context(no_traces(self._model))

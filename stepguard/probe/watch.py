@@ -45,6 +45,8 @@ _DRAWS = {
     "normal_", "uniform_", "exponential_", "gumbel_softmax", "random_", "cauchy_", "geometric_", "log_normal_",
     "poisson", "binomial", "rrelu", "rrelu_", "scaled_dot_product_attention", "multi_head_attention_forward",
 }  # fmt: skip
+_WRITES_UNSEEN = {"batch_norm", "instance_norm"}  # running averages, without a new version
+_MADE_OF_NUMBERS = {"tensor", "as_tensor", "scalar_tensor", "full", "full_like"}
 FOREIGN = (
     "The logits depend on parameters by a way that cannot be run again, such as other trained parameters than the "
     "attached module's (attach to the module that holds both), or a custom autograd function or a compiled function "
@@ -93,6 +95,13 @@ class _Entered(NamedTuple):
     """Autograd's sequence number."""
 
 
+class _Hold:
+    __slots__ = ("__weakref__", "what")
+
+    def __init__(self, what: Reached):
+        self.what: Reached | None = what
+
+
 class _Begun(NamedTuple):
     call: FunctionCall | UntraceableError
     versions: list[tuple[Tensor, int]]
@@ -132,6 +141,7 @@ class Watch(TorchFunctionMode):
         self._steps = self._forwards = 0
         self._seconds = 0.0
         self._error: Exception | None = None
+        self._holds: weakref.WeakSet[_Hold] = weakref.WeakSet()
         self._numbers = Numbers()
         self._doubtful: set[nn.Module] = set()
         self._writing: set[nn.Module] = set()
@@ -159,6 +169,8 @@ class Watch(TorchFunctionMode):
         self._steps += 1
         self._tracker.clear()  # what this step made is just there for the next
         self._held.clear()
+        for hold in self._holds:
+            hold.what = None
         self._numbers.next_step()
         return seen
 
@@ -208,6 +220,7 @@ class Watch(TorchFunctionMode):
                     training=[m.training for m in module.modules()],
                     memory=self._memory.keep(module),
                     writes=module in self._writing,
+                    under_grad=torch.is_grad_enabled(),
                 )
             except UntraceableError as error:
                 call = error.with_traceback(None)
@@ -278,6 +291,8 @@ class Watch(TorchFunctionMode):
         in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
         if in_place and args:
             self._keep_from_change(args[0])
+        if name in _MADE_OF_NUMBERS and self._numbers.suspicious((*args, *kwargs.values())):
+            return _Begun(UntraceableError(_READ), [], None)
         if not (name in ENTRIES or self._concerns(args) or (kwargs and self._concerns(kwargs.values()))):
             return None
         name = function_name(function)
@@ -309,6 +324,8 @@ class Watch(TorchFunctionMode):
         if changed and isinstance(call, FunctionCall):
             call.in_place = changed[0] is args[0]
             call.writes = not call.in_place
+        if isinstance(call, FunctionCall) and call.name in _WRITES_UNSEEN:
+            call.writes = True
         if changed and (args and changed[0] is args[0]):
             self._note(changed[0], Ref(call, 0) if isinstance(call, FunctionCall) else call)
             return
@@ -319,8 +336,8 @@ class Watch(TorchFunctionMode):
     def _keep_from_change(self, tensor: Any) -> None:
         """Of a tensor that is held and now perhaps changed in place, hold a copy."""
         held = self._held.pop(id(tensor), None)
-        if held is not None and held.tensor is tensor:
-            held.tensor = held.tensor.detach().clone()
+        if held is not None:
+            held.keep_copy(tensor)
 
     def _are_own(self, inputs: Any) -> bool:
         return any(isinstance(t, nn.Parameter) and t in self._own for t in leaves([inputs], Tensor))
@@ -372,20 +389,20 @@ class Watch(TorchFunctionMode):
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
     def _when_reached(self, what: Reached, tensors: list[Tensor]) -> None:
-        def reach(_: Tensor) -> None:
-            if held:
-                self._passes.reach(held[0])
+        # Held by the graph up to the step, and then no longer: a loss that is kept keeps no batch.
+        hold = _Hold(what)
+        self._holds.add(hold)
 
-        held = [what]
-        for tensor in tensors:
-            if tensor.grad_fn is not None:
-                tensor.register_hook(unserializable_hook(reach))
+        def reach(_: Tensor) -> None:
+            if hold.what is not None:
+                self._passes.reach(hold.what)
+
+        self._hook(tensors, reach)
 
     def _when_used(self, softmax: SoftmaxCall, result: Any) -> None:
         """Find out whether a loss goes on with a softmax, and with which samples, from the gradient of its result."""
-        if not isinstance(result, Tensor) or result.grad_fn is None:
+        if not isinstance(result, Tensor):
             return
-        self._when_reached(softmax, [result])
         found = weakref.ref(softmax)
 
         def use(gradient: Tensor) -> None:
@@ -393,7 +410,19 @@ class Watch(TorchFunctionMode):
                 used = gradient.detach() != 0
                 softmax.used = used if softmax.used is None else softmax.used | used
 
-        result.register_hook(unserializable_hook(use))
+        self._hook([result], use)
+        self._when_reached(softmax, [result])
+
+    def _hook(self, tensors: list[Tensor], call: Callable[[Tensor], None]) -> None:
+        def hook(gradient: Tensor) -> None:
+            # Under vmap a gradient cannot be looked at, and is none that an optimizer gets.
+            if not torch._C._functorch.is_functorch_wrapped_tensor(gradient) and not self._removed:
+                with self._at_own_cost():
+                    call(gradient)
+
+        for tensor in tensors:
+            if tensor.grad_fn is not None:
+                tensor.register_hook(unserializable_hook(hook))
 
     @contextmanager
     def _at_own_cost(self) -> Iterator[None]:
