@@ -5,16 +5,18 @@ python -m benchmarks.wide_head --classes 50257 --tokens 256
 
 A small causal language model with a tied head. Plain steps, steps measured a slice at a time and steps measured
 densely alternate in one process; medians of the optimizer step, which holds the measurement, and of the whole step.
-The peak is of the bytes that measuring adds, counted at every operation.
+The peak is of the bytes that measuring adds, counted at every operation, theta_old and u included.
 """
 
 import argparse
+import contextlib
 import platform
 import statistics
 import sys
 import time
 import weakref
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -90,7 +92,7 @@ def measure(classes: int, width: int, tokens: int, steps: int) -> list[str]:
         del logits
         before = time.perf_counter()
         if peaks:
-            with peaks:
+            with peaks, mock.patch("stepguard.guard.guard.no_modes", contextlib.nullcontext):  # or it would not be seen
                 optimizer.step()
         else:
             optimizer.step()

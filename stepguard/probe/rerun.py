@@ -152,7 +152,8 @@ class Rerun:
     def recognise(self, result: Result) -> None:
         """Make sure that this is what training saw.
 
-        To the bit, if need be by another run with the very kernels that training used.
+        To the bit, if need be by another run with the very kernels that training used; some of them are
+        others without gradients.
 
         Raises:
             OtherLogitsError: If it is not.
@@ -215,7 +216,7 @@ class Rerun:
             kinds = (Ref, Held, HeldGenerator, Tensor)
             return map_leaves(step.args, kinds, value, fresh=True), map_leaves(step.kwargs, kinds, value, fresh=True)
 
-        with torch.set_grad_enabled(self._grad), ExitStack() as stack:
+        with torch.set_grad_enabled(self._grad or as_trained), ExitStack() as stack:
             stack.enter_context(replaying(random_state(self._device), self._device))
             stack.enter_context(self._how.shield())
             stack.enter_context(no_traces(self._model))
@@ -270,6 +271,8 @@ class Rerun:
                 stack.callback(held.generator.set_state, held.generator.get_state())
                 held.generator.set_state(held.state)
             if isinstance(step, ModuleCall):
+                if not step.under_grad:
+                    stack.enter_context(torch.no_grad())
                 averages = self._how.running_averages and not as_trained
                 for module, mode in zip(step.module.modules(), step.training, strict=False):
                     module.training = mode and not (averages and isinstance(module, _NormBase))

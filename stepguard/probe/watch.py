@@ -426,10 +426,11 @@ class Watch(TorchFunctionMode):
 
     @contextmanager
     def _at_own_cost(self) -> Iterator[None]:
-        """Time what is done inside, and let no error of ours out into the user's code."""
+        """Time what is done inside, show it to no mode, and let no error of ours out into the user's code."""
         started = time.perf_counter()
         try:
-            yield
+            with torch._C.DisableTorchFunction():
+                yield
         except Exception as error:
             self._error = error
         finally:

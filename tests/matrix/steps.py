@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from matrix.steps_calls import CALLS
 from matrix.steps_losses import LOSSES
 from matrix.steps_parts import CLASSES, OTHER, WIDTH, YES, N, Parts, X, Y, frozen, mlp, net, picked, step
+from matrix.steps_traps import TRAPS
 from matrix.task import Case, Task, binary, like
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -286,4 +287,4 @@ AROUND = [
     Case("forward= for a loss written by hand", step(mlp, hand_written, options={"forward": lambda m: m(X)})),
 ]
 
-STEPS: list[Case] = [*LOSSES, *CALLS, *BESIDE, *TEACHERS, *AROUND]
+STEPS: list[Case] = [*LOSSES, *CALLS, *BESIDE, *TRAPS, *TEACHERS, *AROUND]
