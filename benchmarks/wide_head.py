@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import stepguard
-from stepguard.probe import lookout
+from stepguard.probe import wide_head
 
-WAYS = {"sliced": lookout.WIDE, "dense": sys.maxsize}
+WAYS = {"sliced": wide_head.WIDE, "dense": sys.maxsize}
 
 
 class TinyLM(nn.Module):
@@ -104,7 +104,7 @@ def measure(classes: int, width: int, tokens: int, steps: int) -> list[str]:
     for index in range(steps + 4):
         step("plain")
         for way, wide in WAYS.items():
-            lookout.WIDE = wide
+            wide_head.WIDE = wide
             with stepguard.attach(model, optimizer, action="observe", strict=True) as guard:
                 guard._probe.estimator._measured = 10  # not one of the readings that are checked by a difference
                 with torch.no_grad():

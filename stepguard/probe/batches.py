@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from stepguard.probe.lookout import REARRANGING
 from stepguard.probe.outline import FunctionCall, ModuleCall, Picked, Reached, Ref, SoftmaxCall, Step, upstream
 from stepguard.probe.rerun import Target
 from stepguard.probe.softmax import GATES, LOG_SOFTMAXES, LOGARITHMS
+from stepguard.probe.wide_head import REARRANGING
 
 
 def batches(reached: Iterable[Reached]) -> list[list[Target]]:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,10 +18,6 @@ from stepguard.probe.traces import Attribute
 # the functions of PyTorch that lead from one to the next and on to the loss. A tensor that one of these made is
 # kept as a Ref to it, so that an outline holds the batch but no activation.
 
-_CHANGED = (
-    "The logits come from a tensor that was changed in place through another one sharing its memory; change a copy, "
-    "or pass forward=, a function that runs the model on a batch and returns its logits"
-)
 _BATCH_CHANGED = (
     "A tensor that the training step used, such as the batch, was changed in place before the optimizer's step; change "
     "a copy, or pass forward=, a function that runs the model on a batch and returns its logits"
@@ -184,46 +179,6 @@ def upstream(refs: Iterable[Ref]) -> set[Ref]:
     return found
 
 
-class Tracker:
-    """Which step made a tensor, for as long as the tensor lives."""
-
-    def __init__(self) -> None:
-        self._made: dict[int, tuple[weakref.ref[Tensor], int, Ref | UntraceableError]] = {}
-
-    def clear(self) -> None:
-        """Forget all of it."""
-        self._made.clear()  # the callbacks hold on to this very dict
-
-    def __contains__(self, tensor: Tensor) -> bool:
-        return id(tensor) in self._made
-
-    def note(self, tensor: Tensor, origin: Ref | UntraceableError) -> None:
-        """Remember where it comes from, or why it cannot be made again."""
-        key = id(tensor)
-
-        def forget(dead: weakref.ref[Tensor]) -> None:
-            if key in self._made and self._made[key][0] is dead:
-                del self._made[key]
-
-        self._made[key] = weakref.ref(tensor, forget), version(tensor), origin
-
-    def find(self, tensor: Tensor) -> Ref | None:
-        """Where a tensor comes from; None if it was there before.
-
-        Raises:
-            UntraceableError: If it was changed in place since, or cannot be made again.
-        """
-        entry = self._made.get(id(tensor))
-        if entry is None or entry[0]() is not tensor:
-            return None
-        _, noted, origin = entry
-        if isinstance(origin, UntraceableError):
-            raise UntraceableError(*origin.args)  # a new one, since a traceback holds on to what its frames hold
-        if noted != version(tensor):
-            raise UntraceableError(_CHANGED)
-        return origin
-
-
 def sample(tensor: Tensor) -> Tensor:
     """A few hundred of its values, spread evenly: enough to recognise it, too few to weigh."""
     tensor = tensor.detach()
@@ -241,40 +196,6 @@ def sample(tensor: Tensor) -> Tensor:
 def floating_outputs(output: Any) -> list[Tensor]:
     """The first few tensors of numbers in a module's output."""
     return [t for t in leaves(output, Tensor)[:_OUTPUTS] if t.is_floating_point()]
-
-
-def parameters_of(*tensors: Tensor) -> set[nn.Parameter]:
-    """The parameters from which tensors were computed, as far as autograd knows."""
-    found = (getattr(node, "variable", None) for node in _nodes([t.grad_fn for t in tensors]))
-    return {variable for variable in found if isinstance(variable, nn.Parameter)}
-
-
-def entered_unseen(outputs: Iterable[Tensor], inputs: Iterable[Tensor], start: int) -> bool:
-    """Whether outputs depend on parameters by tensors from before ``start`` that are none of the inputs.
-
-    Args:
-        outputs: What a module returned.
-        inputs: What it was given.
-        start: Autograd's sequence number at its call.
-    """
-    known = {t.grad_fn for t in inputs}
-    nodes = _nodes([t.grad_fn for t in outputs], known, start)
-    early = [n for n in nodes if n._sequence_nr() < start and n not in known]
-    found = (getattr(node, "variable", None) for node in _nodes(early))
-    return any(isinstance(variable, nn.Parameter) for variable in found)
-
-
-def _nodes(starts: Iterable[Any], known: set[Any] = frozenset(), start: int = 0) -> set[Any]:  # type: ignore[assignment]
-    """The nodes of autograd's graph from some on, as far as those that are known or older than a start."""
-    todo, met = list(starts), set()
-    while todo:
-        node = todo.pop()
-        if node is None or node in met:
-            continue
-        met.add(node)
-        if node not in known and node._sequence_nr() >= start:
-            todo += [following for following, _ in node.next_functions]
-    return met
 
 
 def version(tensor: Tensor) -> int:

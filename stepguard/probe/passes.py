@@ -1,14 +1,23 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
+import weakref
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
+from torch.utils.hooks import RemovableHandle, unserializable_hook
 
-from stepguard.probe.outline import Reached
+from stepguard.probe.outline import Reached, SoftmaxCall
+
+
+class _Hold:
+    __slots__ = ("__weakref__", "what")
+
+    def __init__(self, what: Reached):
+        self.what: Reached | None = what
 
 
 class Passes:
@@ -21,10 +30,12 @@ class Passes:
     Args:
         parameters: Those of the optimizer.
         counted: Whether :meth:`begin` will be called before each pass; else autograd numbers them.
+        around: A context for what is done when a gradient comes by.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], counted: bool):
-        self._counted = counted
+    def __init__(self, parameters: Iterable[Tensor], counted: bool, around: Callable[[], AbstractContextManager[None]]):
+        self._counted, self._around = counted, around
+        self._holds: weakref.WeakSet[_Hold] = weakref.WeakSet()
         self._number = 0
         self._reached: dict[int, list[Reached]] = {}
         self._witness: dict[int, Tensor | None] = {}
@@ -55,6 +66,32 @@ class Passes:
         if by_hand:
             self._witness[self._number] = None
 
+    def watch(self, what: Reached, tensors: Iterable[Tensor]) -> None:
+        """Notice when a gradient comes to one of these."""
+        # Held by the graph up to the step, and then no longer: a loss that is kept keeps no batch.
+        hold = _Hold(what)
+        self._holds.add(hold)
+
+        def reach(_: Tensor) -> None:
+            if hold.what is not None:
+                self.reach(hold.what)
+
+        self._hook(tensors, reach)
+
+    def watch_use(self, softmax: SoftmaxCall, result: Any) -> None:
+        """Notice whether a loss goes on with a softmax, and with which samples, by the gradient of its result."""
+        if not isinstance(result, Tensor):
+            return
+        found = weakref.ref(softmax)
+
+        def use(gradient: Tensor) -> None:
+            if (softmax := found()) is not None:
+                used = gradient.detach() != 0
+                softmax.used = used if softmax.used is None else softmax.used | used
+
+        self._hook([result], use)
+        self.watch(softmax, [result])
+
     def reach(self, what: Reached) -> None:
         """The pass that runs has reached something."""
         self._reached.setdefault(self._current, []).append(what)
@@ -69,8 +106,21 @@ class Passes:
         """What was reached and counts, first first; forgotten here."""
         counting = [n for n, p in self._witness.items() if p is None or p.grad is not None]
         found = [what for n in sorted(counting) for what in self._reached.get(n, [])]
+        for hold in self._holds:
+            hold.what = None
         self._reached, self._witness, self._passes_of = {}, {}, {}
         return found
+
+    def _hook(self, tensors: Iterable[Tensor], call: Callable[[Tensor], None]) -> None:
+        def hook(gradient: Tensor) -> None:
+            # Under vmap a gradient cannot be looked at, and is none that an optimizer gets.
+            if not torch._C._functorch.is_functorch_wrapped_tensor(gradient):
+                with self._around():
+                    call(gradient)
+
+        for tensor in tensors:
+            if tensor.grad_fn is not None:
+                tensor.register_hook(unserializable_hook(hook))
 
     @property
     def _current(self) -> int:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -9,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase
 
-from stepguard.probe.lookout import Lookout, NotATailError, has_wide_head
+from stepguard.probe.kernels import differentiable, eager
+from stepguard.probe.lookout import Lookout
 from stepguard.probe.outline import (
     FunctionCall,
     Held,
@@ -29,14 +28,15 @@ from stepguard.probe.outline import (
 from stepguard.probe.random_state import device_of, random_state, replaying
 from stepguard.probe.softmax import LOGARITHMS, Softmax
 from stepguard.probe.structure import leaves, map_leaves
+from stepguard.probe.swapping import HALVES, data_replaced, replaced
 from stepguard.probe.traces import no_traces
+from stepguard.probe.wide_head import NotATailError, has_wide_head
 
 Move = tuple[Tensor, Tensor, Tensor]
 """A parameter, its value before the step, and its update."""
 Target = SoftmaxCall | Picked | ModuleCall | Callable[[nn.Module], Tensor]
 """What has logits: a softmax, a module with some inside, or a user's function from the model to logits."""
 _HIDDEN = "it holds parameters in a way that does not let others be put there: scripted, or outside of modules"
-_HALVES = (torch.float16, torch.bfloat16)
 _TRACED_BACK = {"binary_cross_entropy", "nll_loss"} | LOGARITHMS
 
 
@@ -94,12 +94,11 @@ class Rerun:
         nodes = {ref.node for call in calls for ref in upstream(call.inputs)} | self._inside
         nodes |= {t.call for t in self._targets if isinstance(t, Picked) and isinstance(t.call, ModuleCall)}
         self._steps = sorted(nodes, key=lambda node: node.order)
-        self._recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
         self.slices = has_wide_head(model)
         names = {getattr(call, "name", "") for call in calls}
         self._look = bool(self._inside or names & _TRACED_BACK)
         self._grad = False
-        self._half = any(p.dtype in _HALVES for p in model.parameters())
+        self._half = any(p.dtype in HALVES for p in model.parameters())
 
     def describe(self) -> str:
         """Of what the slopes are, in a few words."""
@@ -118,7 +117,7 @@ class Rerun:
     def along(self) -> Result:
         """The logits as dual tensors with their slopes along the update; to be called at a dual level."""
         duals = {p: forward_ad.make_dual(old, u) for p, old, u in self._moves}
-        with self._shielded(), self._replaced(duals):
+        with differentiable(self._model), replaced(self._model, duals):
             while self.slices:
                 known = len(self._how.dense)
                 try:
@@ -141,11 +140,11 @@ class Rerun:
         if self._half:
             values: dict[Tensor, Tensor] = {p: p.detach().float() for p in self._model.parameters()}
             values |= {p: old.float() + scale * u.float() for p, old, u in self._moves}
-            with self._shielded(), self._replaced(values, upcast=True):
+            with differentiable(self._model), replaced(self._model, values, upcast=True):
                 return self._run(values, upcast=True)
         with (
-            self._shielded(),
-            self._data_replaced([(p, old + scale * u if scale else old) for p, old, u in self._moves]),
+            differentiable(self._model),
+            data_replaced(self._model, [(p, old + scale * u if scale else old) for p, old, u in self._moves]),
         ):
             return self._run({})
 
@@ -161,7 +160,7 @@ class Rerun:
         seen = self._seen()
         if not seen or all(map(_same, seen, result.samples)):
             return
-        with self._quiet(), self._data_replaced([(p, old) for p, old, _ in self._moves]):
+        with eager(), data_replaced(self._model, [(p, old) for p, old, _ in self._moves]):
             again = self._run({}, as_trained=True).samples
         if not all(map(_same, seen, again)):
             # Compiled code cannot be run here, and a GPU may add up in another order.
@@ -171,7 +170,7 @@ class Rerun:
         if self._how.running_averages:
             return
         # They are what training saw, but perhaps not what was measured.
-        half = self._half or any(s.autocast for s in self._steps) or any(s.dtype in _HALVES for s in seen)
+        half = self._half or any(s.autocast for s in self._steps) or any(s.dtype in HALVES for s in seen)
         if not all(_near(a, b, 0.1 if half else 1e-3) for a, b in zip(seen, result.samples, strict=True)):
             raise RuntimeError(_HIDDEN)
 
@@ -210,7 +209,7 @@ class Rerun:
                     return leaf.generator
                 if isinstance(leaf, Held):
                     tensor = leaf.tensor.clone() if writes else leaf.tensor
-                    return tensor.float() if up and tensor.dtype in _HALVES else tensor
+                    return tensor.float() if up and tensor.dtype in HALVES else tensor
                 return values.get(leaf, leaf)
 
             kinds = (Ref, Held, HeldGenerator, Tensor)
@@ -278,80 +277,6 @@ class Rerun:
                     module.training = mode and not (averages and isinstance(module, _NormBase))
                 for kept in step.memory:
                     kept.put_back()
-            yield
-
-    # Other parameters
-
-    @contextmanager
-    def _replaced(self, values: dict[Tensor, Tensor], upcast: bool = False) -> Iterator[None]:
-        """By reference, wherever a module holds them: the only way for dual tensors and for another dtype.
-
-        Not by torch.func.functional_call, which leaves its own tensors behind in a module that is there twice.
-        """
-        modules = [m for m in self._model.modules() if not isinstance(m, torch.jit.ScriptModule)]
-        found = [(m, dict(m._parameters), dict(m._buffers)) for m in modules]
-        plain = [(m, k, v) for m in modules for k, v in vars(m).items() if type(v) in (list, tuple)]
-        try:
-            for module, parameters, buffers in found:
-                for name, p in parameters.items():
-                    if p is not None and p in values:
-                        module._parameters[name] = values[p]  # type: ignore[assignment]
-                for name, b in buffers.items():
-                    if b is not None:
-                        module._buffers[name] = b.float() if upcast and b.dtype in _HALVES else b.clone()
-            for owner, name, value in plain:  # such as the flat weights of a recurrent layer
-                if any(isinstance(item, nn.Parameter) for item in value):
-                    vars(owner)[name] = type(value)(
-                        values.get(item, item) if isinstance(item, nn.Parameter) else item for item in value
-                    )
-            yield
-        finally:
-            for owner, name, value in plain:
-                vars(owner)[name] = value
-            for module, parameters, buffers in found:
-                module._parameters.update(parameters)
-                module._buffers.update(buffers)
-
-    @contextmanager
-    def _data_replaced(self, moved: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
-        """In the parameters themselves, which also those see who hold them in other ways than modules do."""
-        buffers = [(m, dict(m._buffers)) for m in self._model.modules() if not isinstance(m, torch.jit.ScriptModule)]
-        pairs = moved + [(b, b.clone()) for b in self._model.buffers()]
-        kept = [(tensor, tensor.data) for tensor, _ in pairs]
-        try:
-            for tensor, value in pairs:
-                tensor.data = value
-            yield
-        finally:
-            for tensor, data in kept:
-                tensor.data = data
-            for module, found in buffers:
-                module._buffers.update(found)
-
-    @contextmanager
-    def _shielded(self) -> Iterator[None]:
-        """Only kernels that forward mode can differentiate."""
-        with self._quiet(), sdpa_kernel(SDPBackend.MATH), ExitStack() as stack:
-            if self._recurrent:  # elsewhere it would only slow the convolutions down
-                stack.enter_context(warnings.catch_warnings())
-                warnings.simplefilter("ignore")  # setting these flags warns of GPUs that are not there
-                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
-                stack.enter_context(torch.backends.cudnn.flags(enabled=False) if self._on_gpu else nullcontext())
-            yield
-
-    @property
-    def _on_gpu(self) -> bool:
-        return self._device.type == "cuda"
-
-    @contextmanager
-    def _quiet(self) -> Iterator[None]:
-        """Nothing compiled, and no shortcut that there is only without gradients."""
-        fast_path = torch.backends.mha.get_fastpath_enabled()
-        with ExitStack() as stack:
-            stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
-            torch.backends.mha.set_fastpath_enabled(False)
-            if "torch._dynamo" in sys.modules:
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
             yield
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -10,8 +9,8 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import unserializable_hook
 
+from stepguard.probe.graph import entered_unseen, parameters_of
 from stepguard.probe.memory import ForwardMemory
 from stepguard.probe.mode_stack import is_up, take_off, take_up
 from stepguard.probe.module_hooks import ModuleHooks
@@ -25,12 +24,9 @@ from stepguard.probe.outline import (
     Reached,
     Ref,
     SoftmaxCall,
-    Tracker,
     UntraceableError,
-    entered_unseen,
     floating_outputs,
     function_name,
-    parameters_of,
     sample,
     version,
 )
@@ -38,6 +34,7 @@ from stepguard.probe.passes import Passes
 from stepguard.probe.random_state import device_of, random_state
 from stepguard.probe.softmax import ENTRIES
 from stepguard.probe.structure import leaves, map_leaves
+from stepguard.probe.tracker import Tracker
 
 _PROPERTIES = {"T", "mT", "H", "mH", "data", "real", "imag"}
 _DRAWS = {
@@ -95,13 +92,6 @@ class _Entered(NamedTuple):
     """Autograd's sequence number."""
 
 
-class _Hold:
-    __slots__ = ("__weakref__", "what")
-
-    def __init__(self, what: Reached):
-        self.what: Reached | None = what
-
-
 class _Begun(NamedTuple):
     call: FunctionCall | UntraceableError
     versions: list[tuple[Tensor, int]]
@@ -141,13 +131,12 @@ class Watch(TorchFunctionMode):
         self._steps = self._forwards = 0
         self._seconds = 0.0
         self._error: Exception | None = None
-        self._holds: weakref.WeakSet[_Hold] = weakref.WeakSet()
         self._numbers = Numbers()
         self._doubtful: set[nn.Module] = set()
         self._writing: set[nn.Module] = set()
         self._paused = self._removed = False
         self._early = pick is None
-        self._passes = Passes(parameters(), counted=pick is None)
+        self._passes = Passes(parameters(), counted=pick is None, around=self._at_own_cost)
         self._hooks = ModuleHooks(model, self._enter, self._leave, only_root=pick is not None)
         self.resume()
 
@@ -169,8 +158,6 @@ class Watch(TorchFunctionMode):
         self._steps += 1
         self._tracker.clear()  # what this step made is just there for the next
         self._held.clear()
-        for hold in self._holds:
-            hold.what = None
         self._numbers.next_step()
         return seen
 
@@ -241,13 +228,13 @@ class Watch(TorchFunctionMode):
             if self._pick:
                 picked = Picked(call, self._pick)
                 picked.look(output)
-                self._when_reached(picked, tensors)
+                self._passes.watch(picked, tensors)
                 return
             for i, tensor in enumerate(tensors):
                 origin = Ref(call, i) if isinstance(call, ModuleCall) else call
                 self._note(tensor, origin)
                 if isinstance(origin, Ref):
-                    self._when_reached(origin, [tensor])
+                    self._passes.watch(origin, [tensor])
             take_up(self)
 
     def _checked(self, entered: _Entered, output: Any) -> ModuleCall | UntraceableError:
@@ -319,7 +306,7 @@ class Watch(TorchFunctionMode):
         call, softmax = begun.call, begun.softmax
         self._numbers.read(result)
         if softmax is not None:
-            self._when_used(softmax, result)
+            self._passes.watch_use(softmax, result)
         changed = [t for t, before in begun.versions if version(t) != before]
         if changed and isinstance(call, FunctionCall):
             call.in_place = changed[0] is args[0]
@@ -387,42 +374,6 @@ class Watch(TorchFunctionMode):
     def _autocast(self) -> torch.dtype | None:
         kind = self._device.type
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-
-    def _when_reached(self, what: Reached, tensors: list[Tensor]) -> None:
-        # Held by the graph up to the step, and then no longer: a loss that is kept keeps no batch.
-        hold = _Hold(what)
-        self._holds.add(hold)
-
-        def reach(_: Tensor) -> None:
-            if hold.what is not None:
-                self._passes.reach(hold.what)
-
-        self._hook(tensors, reach)
-
-    def _when_used(self, softmax: SoftmaxCall, result: Any) -> None:
-        """Find out whether a loss goes on with a softmax, and with which samples, from the gradient of its result."""
-        if not isinstance(result, Tensor):
-            return
-        found = weakref.ref(softmax)
-
-        def use(gradient: Tensor) -> None:
-            if (softmax := found()) is not None:
-                used = gradient.detach() != 0
-                softmax.used = used if softmax.used is None else softmax.used | used
-
-        self._hook([result], use)
-        self._when_reached(softmax, [result])
-
-    def _hook(self, tensors: list[Tensor], call: Callable[[Tensor], None]) -> None:
-        def hook(gradient: Tensor) -> None:
-            # Under vmap a gradient cannot be looked at, and is none that an optimizer gets.
-            if not torch._C._functorch.is_functorch_wrapped_tensor(gradient) and not self._removed:
-                with self._at_own_cost():
-                    call(gradient)
-
-        for tensor in tensors:
-            if tensor.grad_fn is not None:
-                tensor.register_hook(unserializable_hook(hook))
 
     @contextmanager
     def _at_own_cost(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from matrix.task import Case, Task, run
 from torch import nn
 
-from stepguard.probe import lookout, softmax
+from stepguard.probe import lookout, softmax, wide_head
 
 V, WIDTH, ROWS, LENGTH = 23, 8, 4, 5
 TOKENS = torch.randint(0, V, (ROWS, LENGTH), generator=torch.Generator().manual_seed(1))
@@ -105,15 +105,15 @@ DENSE = {
 @pytest.fixture
 def columns(monkeypatch):
     """Every model's head counts as wide; the slices that were made."""
-    made, make = [], lookout._WideHead.columns
+    made, make = [], wide_head.WideHead.columns
 
     def counted(self, start, stop):
         made.append((start, stop))
         return make(self, start, stop)
 
-    monkeypatch.setattr(lookout, "WIDE", 16)
+    monkeypatch.setattr(wide_head, "WIDE", 16)
     monkeypatch.setattr(softmax, "_COLUMNS", 7)
-    monkeypatch.setattr(lookout._WideHead, "columns", counted)
+    monkeypatch.setattr(wide_head.WideHead, "columns", counted)
     return made
 
 

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+@contextmanager
+def differentiable(model: nn.Module) -> Iterator[None]:
+    """Only kernels that forward mode can differentiate."""
+    with eager(), sdpa_kernel(SDPBackend.MATH), ExitStack() as stack:
+        if any(isinstance(m, nn.RNNBase) for m in model.modules()):  # it would only slow convolutions down
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")  # setting these flags warns of GPUs that are not there
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+            if torch.cuda.is_available():
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        yield
+
+
+@contextmanager
+def eager() -> Iterator[None]:
+    """Nothing compiled, and no shortcut that there is only without gradients."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
+        torch.backends.mha.set_fastpath_enabled(False)
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
