@@ -10,7 +10,8 @@ from torch.autograd import forward_ad
 
 from stepguard.probe.difference import AIM, largest_r, resolution, spreads_by_difference
 from stepguard.probe.outline import UntraceableError
-from stepguard.probe.rerun import OtherLogitsError, Rerun, Result
+from stepguard.probe.recognition import OtherLogitsError
+from stepguard.probe.rerun import Rerun, Result
 from stepguard.probe.slopes import load_forward_mode
 
 Kind = Literal["forward", "difference"]

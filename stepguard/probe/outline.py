@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stepguard.probe.memory import Buffer
 from stepguard.probe.random_state import RandomState
+from stepguard.probe.reasons import BATCH_CHANGED
 from stepguard.probe.structure import leaves
 from stepguard.probe.traces import Attribute
 
@@ -18,10 +19,6 @@ from stepguard.probe.traces import Attribute
 # the functions of PyTorch that lead from one to the next and on to the loss. A tensor that one of these made is
 # kept as a Ref to it, so that an outline holds the batch but no activation.
 
-_BATCH_CHANGED = (
-    "A tensor that the training step used, such as the batch, was changed in place before the optimizer's step; change "
-    "a copy, or pass forward=, a function that runs the model on a batch and returns its logits"
-)
 _order = itertools.count()
 _SAMPLE_SIZE = 256
 _OUTPUTS = 4
@@ -55,7 +52,7 @@ class Held:
             UntraceableError: If it is no longer what it was.
         """
         if version(self._tensor) != self._version:
-            raise UntraceableError(_BATCH_CHANGED)
+            raise UntraceableError(BATCH_CHANGED)
         return self._tensor
 
     def keep_copy(self, tensor: Tensor) -> None:

@@ -9,19 +9,9 @@ from torch import Tensor, nn
 from stepguard.probe.batches import batches, starts_early
 from stepguard.probe.estimator import SlopeEstimator
 from stepguard.probe.outline import UntraceableError
+from stepguard.probe.reasons import NO_CALL, NO_SOFTMAX
 from stepguard.probe.rerun import Manner, Move, Rerun, Target
 from stepguard.probe.watch import NOTHING_SEEN, SeenStep, Watch
-
-_NO_SOFTMAX = (
-    "No softmax or sigmoid cross-entropy was seen in the loss{what}. stepguard sees those that PyTorch's own "
-    "functions take, outside of compiled code; for another, pass logits=, a function from the module's output to the "
-    "logits that its softmax takes, or forward=, a function that runs the model on a batch and returns them. It has "
-    "nothing to say about regression"
-)
-_NO_CALL = (
-    "The model was not called under grad since the last step. Attach to the module that the training step calls, or "
-    "to one that holds it, or pass forward=, a function that runs the model on a batch and returns its logits"
-)
 
 
 class Probe:
@@ -106,12 +96,12 @@ class Probe:
         spreads = [s for rerun in reruns for s in self.estimator.spreads(rerun)]
         if not spreads:
             names = sorted({name for rerun in reruns for name in rerun.modules})
-            raise ValueError(_NO_SOFTMAX.format(what=f", nor inside {', '.join(names)}"))
+            raise ValueError(NO_SOFTMAX.format(what=f", nor inside {', '.join(names)}"))
         self.found = ", ".join(sorted({rerun.describe() for rerun in reruns}))
         return torch.cat([s.flatten() for s in spreads])
 
 
 def _nothing(seen: SeenStep) -> str:
     if not seen.forwards:
-        return _NO_CALL
-    return _NO_SOFTMAX.format(what="")
+        return NO_CALL
+    return NO_SOFTMAX.format(what="")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ from stepguard.probe.outline import (
     upstream,
 )
 from stepguard.probe.random_state import device_of, random_state, replaying
+from stepguard.probe.recognition import compare, same
 from stepguard.probe.softmax import LOGARITHMS, Softmax
 from stepguard.probe.structure import leaves, map_leaves
 from stepguard.probe.swapping import HALVES, data_replaced, replaced
@@ -36,7 +36,6 @@ Move = tuple[Tensor, Tensor, Tensor]
 """A parameter, its value before the step, and its update."""
 Target = SoftmaxCall | Picked | ModuleCall | Callable[[nn.Module], Tensor]
 """What has logits: a softmax, a module with some inside, or a user's function from the model to logits."""
-_HIDDEN = "it holds parameters in a way that does not let others be put there: scripted, or outside of modules"
 _TRACED_BACK = {"binary_cross_entropy", "nll_loss"} | LOGARITHMS
 
 
@@ -57,17 +56,6 @@ class Result(NamedTuple):
     softmaxes: list[Softmax]
     samples: list[Tensor]
     """Of what training saw of it, in a fixed order."""
-
-
-class OtherLogitsError(ValueError):
-    """Running the model again did not give what training saw."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "Running the model again on the same batch gave other logits than training saw, so its forward depends on "
-            "more than inputs, weights, buffers and random state (or the batch was changed in place); pass forward=, a "
-            "function that runs the model on a batch and returns its logits"
-        )
 
 
 class Rerun:
@@ -156,23 +144,16 @@ class Rerun:
 
         Raises:
             OtherLogitsError: If it is not.
+            RuntimeError: If it is, but not with the parameters replaced.
         """
         seen = self._seen()
-        if not seen or all(map(_same, seen, result.samples)):
+        if not seen or same(seen, result.samples):
             return
         with eager(), data_replaced(self._model, [(p, old) for p, old, _ in self._moves]):
             again = self._run({}, as_trained=True).samples
-        if not all(map(_same, seen, again)):
-            # Compiled code cannot be run here, and a GPU may add up in another order.
-            close = 1e-5 if self._device.type != "cpu" or _anything_compiled() else 0.0
-            if not close or not all(_near(a, b, close) for a, b in zip(seen, again, strict=True)):
-                raise OtherLogitsError
-        if self._how.running_averages:
-            return
-        # They are what training saw, but perhaps not what was measured.
         half = self._half or any(s.autocast for s in self._steps) or any(s.dtype in HALVES for s in seen)
-        if not all(_near(a, b, 0.1 if half else 1e-3) for a, b in zip(seen, result.samples, strict=True)):
-            raise RuntimeError(_HIDDEN)
+        exact = self._device.type == "cpu"
+        compare(seen, again, None if self._how.running_averages else result.samples, exact, half)
 
     def _seen(self) -> list[Tensor]:
         seen: list[Tensor] = []
@@ -315,24 +296,3 @@ def _made(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 def _sample(tensor: Tensor) -> Tensor:
     with torch._C.DisableTorchFunction():  # what we do ourselves is nothing to look out for
         return sample(forward_ad.unpack_dual(tensor).primal)
-
-
-def _same(seen: Tensor, again: Tensor) -> bool:
-    if seen.dtype != again.dtype or seen.shape != again.shape:
-        return False
-    return torch.equal(seen, again) or bool(torch.all((seen == again) | (seen.isnan() & again.isnan())))
-
-
-def _near(seen: Tensor, again: Tensor, share: float) -> bool:
-    if seen.shape != again.shape:
-        return False
-    finite = seen[seen.isfinite()]
-    size = float(finite.abs().max()) if finite.numel() else 0.0
-    return torch.allclose(
-        again.double(), seen.double(), rtol=0, atol=share * size + 1e-6 * (share > 1e-4), equal_nan=True
-    )
-
-
-def _anything_compiled() -> bool:
-    dynamo = sys.modules.get("torch._dynamo.utils")
-    return bool(dynamo and dynamo.counters["frames"])

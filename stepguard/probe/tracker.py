@@ -5,11 +5,7 @@ import weakref
 from torch import Tensor
 
 from stepguard.probe.outline import Ref, UntraceableError, version
-
-_CHANGED = (
-    "The logits come from a tensor that was changed in place through another one sharing its memory; change a copy, "
-    "or pass forward=, a function that runs the model on a batch and returns its logits"
-)
+from stepguard.probe.reasons import CHANGED_BY_ANOTHER
 
 
 class Tracker:
@@ -48,5 +44,5 @@ class Tracker:
         if isinstance(origin, UntraceableError):
             raise UntraceableError(*origin.args)  # a new one, since a traceback holds on to what its frames hold
         if noted != version(tensor):
-            raise UntraceableError(_CHANGED)
+            raise UntraceableError(CHANGED_BY_ANOTHER)
         return origin

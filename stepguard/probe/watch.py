@@ -32,6 +32,7 @@ from stepguard.probe.outline import (
 )
 from stepguard.probe.passes import Passes
 from stepguard.probe.random_state import device_of, random_state
+from stepguard.probe.reasons import FOREIGN, READ, UNSEEN, WRITES
 from stepguard.probe.softmax import ENTRIES
 from stepguard.probe.structure import leaves, map_leaves
 from stepguard.probe.tracker import Tracker
@@ -44,25 +45,6 @@ _DRAWS = {
 }  # fmt: skip
 _WRITES_UNSEEN = {"batch_norm", "instance_norm"}  # running averages, without a new version
 _MADE_OF_NUMBERS = {"tensor", "as_tensor", "scalar_tensor", "full", "full_like"}
-FOREIGN = (
-    "The logits depend on parameters by a way that cannot be run again, such as other trained parameters than the "
-    "attached module's (attach to the module that holds both), or a custom autograd function or a compiled function "
-    "between module and loss; else pass logits=, a function from the module's output to the logits, or forward=, a "
-    "function that runs the model on a batch and returns its logits"
-)
-
-
-_WRITES = "The module changes a tensor that it is given; from now on it is measured with copies of it"
-_UNSEEN = (
-    "The module takes a tensor that was computed from parameters by another way than its arguments, such as an "
-    "attribute set before; pass it as an argument, or pass forward=, a function that runs the model on a batch and "
-    "returns its logits"
-)
-_READ = (
-    "The logits were computed with a number that was read off a tensor, as by .item(), which depends on the "
-    "parameters as well; leave it a tensor, or pass forward=, a function that runs the model on a batch and returns "
-    "its logits"
-)
 
 
 class SeenStep(NamedTuple):
@@ -242,12 +224,12 @@ class Watch(TorchFunctionMode):
         call, module = entered.call, entered.module
         if any(version(tensor) != before for tensor, before in entered.versions) and module not in self._writing:
             self._writing.add(module)  # from the next time on it is given copies
-            return UntraceableError(_WRITES)
+            return UntraceableError(WRITES)
         # The way of a tensor past the arguments changes seldom, and to walk the graph takes time.
         if (self._steps + 1).bit_count() == 1 or module in self._doubtful:
             if entered_unseen(leaves(output, Tensor), entered.live, entered.start):
                 self._doubtful.add(module)
-                return UntraceableError(_UNSEEN)
+                return UntraceableError(UNSEEN)
             self._doubtful.discard(module)
         return call
 
@@ -279,7 +261,7 @@ class Watch(TorchFunctionMode):
         if in_place and args:
             self._keep_from_change(args[0])
         if name in _MADE_OF_NUMBERS and self._numbers.suspicious((*args, *kwargs.values())):
-            return _Begun(UntraceableError(_READ), [], None)
+            return _Begun(UntraceableError(READ), [], None)
         if not (name in ENTRIES or self._concerns(args) or (kwargs and self._concerns(kwargs.values()))):
             return None
         name = function_name(function)
@@ -288,7 +270,7 @@ class Watch(TorchFunctionMode):
         call: FunctionCall | UntraceableError
         try:
             if self._numbers.suspicious((*args, *kwargs.values())):
-                raise UntraceableError(_READ)
+                raise UntraceableError(READ)
             random = random_state(self._device) if "dropout" in name or name in _DRAWS else None
             call = FunctionCall(*self._inputs(args, kwargs, in_place), self._autocast(), random, function=function)
         except UntraceableError as error:
