@@ -12,12 +12,15 @@ class Numbers:
     Such a number depends on the parameters, but nothing of that can be seen. What can be seen is that one
     was read before, and that a number came later that nobody types: many digits, and others than in the
     step before.
+
+    Attributes:
+        before: The numbers of many digits that the step before used.
     """
 
     def __init__(self) -> None:
         self._anything_read = False
         self._now: set[float] = set()
-        self._before: set[float] = set()
+        self.before: set[float] = set()
 
     def read(self, result: Any) -> None:
         """A function gave this for a tensor that came of the parameters."""
@@ -28,8 +31,8 @@ class Numbers:
         """Whether a function is given such a number."""
         found = {a for a in arguments if isinstance(a, float) and len(repr(a).strip("-0.")) > _TYPED_DIGITS}
         self._now |= found
-        return self._anything_read and bool(found - self._before)
+        return self._anything_read and bool(found - self.before)
 
     def next_step(self) -> None:
         """What was used now is not new the next time."""
-        self._anything_read, self._before, self._now = False, self._now, set()
+        self._anything_read, self.before, self._now = False, self._now, set()

@@ -41,15 +41,19 @@ class Probe:
     ):
         self._model, self._forward, self._how = model, forward, how or Manner(dense=set())
         self.estimator, self.found = SlopeEstimator(), ""
+        self._failures = 0
         self._watch = None if forward else Watch(model, parameters, pick, before_first)
 
     def state_dict(self) -> dict[str, Any]:
         """What has been found out about the model, for a resumed run."""
-        return self.estimator.state_dict()
+        numbers = sorted(self._watch.numbers.before) if self._watch else []
+        return {"estimator": self.estimator.state_dict(), "numbers": numbers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what an earlier run has found out."""
-        self.estimator.load_state_dict(state)
+        self.estimator.load_state_dict(state["estimator"])
+        if self._watch:
+            self._watch.numbers.before = set(state["numbers"])
 
     def take(self) -> SeenStep:
         """What was seen since the last time; forgotten here, so that no batch outlives its step."""
@@ -82,12 +86,16 @@ class Probe:
             found = batches(seen.reached)
             if not found:
                 raise seen.error or ValueError(_nothing(seen))
-            spreads = self._of(found, moves)
+            with self._watch.paused():
+                spreads = self._of(found, moves)
         except Exception as error:
-            self._watch.look_again()
+            self._failures += 1
+            if self._failures.bit_count() == 1:  # what stays as it is need not be looked at anew at every step
+                self._watch.look_again()
             if isinstance(error, UntraceableError) and seen.error:
                 raise seen.error from None
             raise
+        self._failures = 0
         self._watch.settle(starts_early(seen.reached))
         return spreads
 

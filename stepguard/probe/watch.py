@@ -95,6 +95,9 @@ class Watch(TorchFunctionMode):
         parameters: Gives those that the optimizer moves.
         pick: From the model's output to its logits; None finds the softmaxes of the loss.
         before_first: Called before the first forward of each step.
+
+    Attributes:
+        numbers: Those that the step used.
     """
 
     def __init__(
@@ -113,10 +116,10 @@ class Watch(TorchFunctionMode):
         self._steps = self._forwards = 0
         self._seconds = 0.0
         self._error: Exception | None = None
-        self._numbers = Numbers()
+        self.numbers = Numbers()
         self._doubtful: set[nn.Module] = set()
-        self._writing: set[nn.Module] = set()
-        self._paused = self._removed = False
+        self._sparing: set[nn.Module] = set()
+        self._begun = self._paused = self._removed = False
         self._early = pick is None
         self._passes = Passes(parameters(), counted=pick is None, around=self._at_own_cost)
         self._hooks = ModuleHooks(model, self._enter, self._leave, only_root=pick is not None)
@@ -131,23 +134,30 @@ class Watch(TorchFunctionMode):
         self._passes.take()
 
     def take(self) -> SeenStep:
-        """What was seen since the last time; it is forgotten here, and nothing is watched until told to resume."""
+        """What was seen since the last time; it is forgotten here."""
         take_off(self)
-        self._paused = True
         seen = SeenStep(self._passes.take(), self._forwards, self._seconds, self._error)
         self._forwards, self._seconds, self._error = 0, 0.0, None
-        self._entered = None
+        self._entered, self._begun = None, False
         self._steps += 1
         self._tracker.clear()  # what this step made is just there for the next
         self._held.clear()
-        self._numbers.next_step()
+        self.numbers.next_step()
         return seen
 
     def resume(self) -> None:
-        """Watch again: from the next module, or from here where a step uses parameters before its first module."""
-        self._paused = self._removed
+        """The next step begins: watch from here where one uses parameters before its first module."""
         if self._early and not self._removed:
             take_up(self)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Watch nothing of what is done inside."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = self._removed
 
     def settle(self, early: bool) -> None:
         """What was seen was enough: let go of the inside of modules, and of what is before the first if not early."""
@@ -174,21 +184,22 @@ class Watch(TorchFunctionMode):
             return
         take_off(self)
         with self._at_own_cost():
-            if self._before_first and not self._forwards:
+            if self._before_first and not self._begun:
                 self._before_first()
+            self._begun = True
             self._forwards += torch.is_grad_enabled()
             self._hooks.called.add(module)
             given = leaves(args, Tensor) + leaves(kwargs, Tensor)
             call: ModuleCall | UntraceableError
             try:
                 call = ModuleCall(
-                    *self._inputs(args, kwargs, clone=module in self._writing),
+                    *self._inputs(args, kwargs, clone=module not in self._sparing),
                     module=module,
                     autocast=self._autocast(),
                     random=random_state(self._device),
                     training=[m.training for m in module.modules()],
                     memory=self._memory.keep(module),
-                    writes=module in self._writing,
+                    writes=module not in self._sparing,
                     under_grad=torch.is_grad_enabled(),
                 )
             except UntraceableError as error:
@@ -222,9 +233,13 @@ class Watch(TorchFunctionMode):
     def _checked(self, entered: _Entered, output: Any) -> ModuleCall | UntraceableError:
         """The call, or why it cannot be made again."""
         call, module = entered.call, entered.module
-        if any(version(tensor) != before for tensor, before in entered.versions) and module not in self._writing:
-            self._writing.add(module)  # from the next time on it is given copies
+        changed = any(version(tensor) != before for tensor, before in entered.versions)
+        if changed and module in self._sparing:
+            self._sparing.discard(module)  # from the next time on it is given copies
             return UntraceableError(WRITES)
+        if not changed and isinstance(call, ModuleCall):
+            self._sparing.add(module)
+            call.writes = False
         # The way of a tensor past the arguments changes seldom, and to walk the graph takes time.
         if (self._steps + 1).bit_count() == 1 or module in self._doubtful:
             if entered_unseen(leaves(output, Tensor), entered.live, entered.start):
@@ -260,7 +275,7 @@ class Watch(TorchFunctionMode):
         in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
         if in_place and args:
             self._keep_from_change(args[0])
-        if name in _MADE_OF_NUMBERS and self._numbers.suspicious((*args, *kwargs.values())):
+        if name in _MADE_OF_NUMBERS and self.numbers.suspicious((*args, *kwargs.values())):
             return _Begun(UntraceableError(READ), [], None)
         if not (name in ENTRIES or self._concerns(args) or (kwargs and self._concerns(kwargs.values()))):
             return None
@@ -269,7 +284,7 @@ class Watch(TorchFunctionMode):
             return None
         call: FunctionCall | UntraceableError
         try:
-            if self._numbers.suspicious((*args, *kwargs.values())):
+            if self.numbers.suspicious((*args, *kwargs.values())):
                 raise UntraceableError(READ)
             random = random_state(self._device) if "dropout" in name or name in _DRAWS else None
             call = FunctionCall(*self._inputs(args, kwargs, in_place), self._autocast(), random, function=function)
@@ -286,16 +301,15 @@ class Watch(TorchFunctionMode):
 
     def _after(self, begun: _Begun, args: tuple[Any, ...], result: Any) -> None:
         call, softmax = begun.call, begun.softmax
-        self._numbers.read(result)
+        self.numbers.read(result)
         if softmax is not None:
             self._passes.watch_use(softmax, result)
         changed = [t for t, before in begun.versions if version(t) != before]
-        if changed and isinstance(call, FunctionCall):
-            call.in_place = changed[0] is args[0]
-            call.writes = not call.in_place
-        if isinstance(call, FunctionCall) and call.name in _WRITES_UNSEEN:
-            call.writes = True
-        if changed and (args and changed[0] is args[0]):
+        in_place = bool(changed and args) and changed[0] is args[0]
+        if isinstance(call, FunctionCall):
+            call.in_place = in_place
+            call.writes = call.name in _WRITES_UNSEEN or bool(changed) and not in_place
+        if in_place:
             self._note(changed[0], Ref(call, 0) if isinstance(call, FunctionCall) else call)
             return
         for i, tensor in enumerate(leaves(result, Tensor)):

@@ -292,6 +292,41 @@ def test_a_step_that_raised_gives_the_gradients_back(batch):
         assert all(p.grad is not None for p in model.parameters()) and finite(model)
 
 
+def test_the_step_after_one_that_raised_is_measured(batch):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e3)
+    with stepguard.attach(model, optimizer, strict=True) as guard:
+        F.cross_entropy(model(batch[0]), batch[1]).backward()
+        momentum = optimizer.param_groups[0].pop("momentum")
+        with pytest.raises(KeyError):
+            optimizer.step()
+        optimizer.param_groups[0]["momentum"] = momentum
+        run(model, optimizer, [batch])
+        assert guard.last.r > 1 > guard.last.scale
+
+
+class InPlace(nn.Module):
+    """Centres the batch that it is given, in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, x):
+        return self.net(x.sub_(x.mean(0)))
+
+
+def test_a_batch_that_the_model_changes_is_measured_from_the_first_step(batch):
+    model, memory = InPlace(), Memory()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with stepguard.attach(model, optimizer, strict=True, recorders=[memory]):
+        for _ in range(3):
+            x, expected = batch[0].clone(), batch[0].clone()
+            run(model, optimizer, [(x, batch[1])])
+            assert torch.equal(x, expected.sub_(expected.mean(0)))
+    assert len(memory.readings) == 3
+
+
 def test_a_poisoned_batch_does_not_stay_in_the_running_averages(batch):
     x, y = batch
     model = nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 5))

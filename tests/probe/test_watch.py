@@ -9,7 +9,7 @@ import numpy
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import mlp, parameters_of
+from reference import mlp
 from torch import nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
@@ -196,19 +196,21 @@ def test_a_batch_changed_in_place_is_refused_or_seen_in_time(batch):
     model, memory = mlp(), Memory()
     optimizer = sgd(model)
     with stepguard.attach(model, optimizer, action="observe", recorders=[memory]):
+        train(model, optimizer, *batch)  # from here on the model is known not to change what it is given
         x = torch.randn(2000, 12)
         row = x[1999]
         y = torch.zeros(2000, dtype=torch.long)
+        optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
         row.mul_(100)
         with pytest.warns(UserWarning, match="changed in place before the optimizer's step"):
             optimizer.step()
         optimizer.zero_grad()
-        before, x = parameters_of(model), torch.randn(6, 12)
+        x = torch.randn(6, 12)
         F.cross_entropy(model(x), batch[1]).backward()
         x.mul_(100)  # by its own name: a copy is kept in time
         optimizer.step()
-    assert len(memory.readings) == 1 and memory.readings[0].r < 1 and before
+    assert [r.step for r in memory.readings] == [0, 2] and memory.readings[1].r < 1
 
 
 def test_gradients_under_vmap_and_errors_of_ours_stay_out_of_backward(batch, monkeypatch):
@@ -262,3 +264,26 @@ def test_lazy_modules_must_have_run():
     model = nn.LazyLinear(3)
     with pytest.raises(ValueError, match="run it once on a batch before attaching"):
         stepguard.attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def test_a_resumed_run_knows_the_numbers_that_are_always_the_same(batch):
+    model = mlp()
+    optimizer, scale = sgd(model), 12**-0.5
+
+    def step():
+        optimizer.zero_grad()
+        z = model(batch[0])
+        z.std().item()  # logged
+        F.cross_entropy(z * scale, batch[1]).backward()
+        optimizer.step()
+
+    with stepguard.attach(model, optimizer) as guard:
+        with pytest.warns(UserWarning, match="read off a tensor"):
+            step()
+        step()
+        assert guard.last.step == 1
+        saved = guard.state_dict()
+    with stepguard.attach(model, optimizer, strict=True) as guard:
+        guard.load_state_dict(saved)
+        step()
+        assert guard.last.step == 2
