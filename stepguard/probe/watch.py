@@ -139,14 +139,14 @@ class Watch(TorchFunctionMode):
         seen = SeenStep(self._passes.take(), self._forwards, self._seconds, self._error)
         self._forwards, self._seconds, self._error = 0, 0.0, None
         self._entered, self._begun = None, False
-        self._steps += 1
         self._tracker.clear()  # what this step made is just there for the next
         self._held.clear()
-        self.numbers.next_step()
         return seen
 
     def resume(self) -> None:
         """The next step begins: watch from here where one uses parameters before its first module."""
+        self._steps += 1
+        self.numbers.next_step()
         if self._early and not self._removed:
             take_up(self)
 
@@ -241,7 +241,7 @@ class Watch(TorchFunctionMode):
             self._sparing.add(module)
             call.writes = False
         # The way of a tensor past the arguments changes seldom, and to walk the graph takes time.
-        if (self._steps + 1).bit_count() == 1 or module in self._doubtful:
+        if self._steps.bit_count() == 1 or module in self._doubtful:
             if entered_unseen(leaves(output, Tensor), entered.live, entered.start):
                 self._doubtful.add(module)
                 return UntraceableError(UNSEEN)
