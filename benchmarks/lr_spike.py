@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 
-from stepguard.cli.digits import Digits, digits_in_order, digits_stratified
-from stepguard.cli.models import MODELS
-from stepguard.cli.spike import Run, Spike, batches, train
+from stepguard.cli.spike.digits import Digits, digits_in_order, digits_stratified
+from stepguard.cli.spike.models import MODELS
+from stepguard.cli.spike.training import Run, Spike, batches, train
 
 SPIKE_AT = 50
 

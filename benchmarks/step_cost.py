@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 
 import stepguard
-from stepguard.cli.digits import digits_in_order
-from stepguard.cli.models import MODELS
+from stepguard.cli.spike.digits import digits_in_order
+from stepguard.cli.spike.models import MODELS
 
 BATCH = {"mlp": 64}  # the others train on the full batch
 

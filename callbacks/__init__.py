@@ -1,4 +1,4 @@
-"""One thin file a trainer. ``from stepguard.callbacks import StepGuard`` is Lightning's.
+"""One package or file a trainer. ``from stepguard.callbacks import StepGuard`` is Lightning's.
 
 The trainer itself is imported on first use.
 """
@@ -6,9 +6,9 @@ The trainer itself is imported on first use.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stepguard.callbacks.lightning import StepGuard
+    from stepguard.callbacks.lightning import PerpGrad, SoftmaxCollapseMonitor, StepGuard
 
-__all__ = ["StepGuard"]
+__all__ = ["PerpGrad", "SoftmaxCollapseMonitor", "StepGuard"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,9 +3,9 @@
 import pytest
 
 from benchmarks.lr_spike import median, outcome
-from stepguard.cli.digits import digits_in_order, digits_stratified
-from stepguard.cli.models import MODELS
-from stepguard.cli.spike import Run, Spike
+from stepguard.cli.spike.digits import digits_in_order, digits_stratified
+from stepguard.cli.spike.models import MODELS
+from stepguard.cli.spike.training import Run, Spike
 
 HELD = Spike(factor=1e4, start=50)
 ONCE = Spike(factor=1e4, start=50, length=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from stepguard import __version__
@@ -21,15 +22,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="stepguard",
         description="Tells at every optimizer step whether a softmax model is about to break,\n"
         "and keeps the unsafe steps from happening.",
-        epilog="example:\n  stepguard demo          watch a model break, and the same model guarded\n"
-        "  stepguard demo --help   what can be changed about it",
+        epilog="example:\n  stepguard demo          watch a model break, and the same model saved\n"
+        "  stepguard demo --help   the two ways in which it can",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"stepguard {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(subparsers)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(demo.with_default(list(sys.argv[1:] if argv is None else argv)))
     if "run" not in args:
         parser.print_help()
         return 2

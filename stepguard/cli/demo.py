@@ -1,145 +1,47 @@
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Callable
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stepguard.cli.option_types import count, positive, whole
+from stepguard.cli.grokking import options as grokking
+from stepguard.cli.spike import options as spike
 
-if TYPE_CHECKING:
-    from stepguard.guard import Action
-
-
+DEMOS = (spike, grokking)
 DESCRIPTION = """\
-Real data, a real collapse: one model on handwritten digits, trained four times
-from the same seed, side by side. From step 50 on the learning rate is 10,000
-times too large. One run takes these steps as they come, one clips its gradients
-at norm 1, one is guarded; a run without the spike shows what would have been.
-Leaves a table, a picture and TensorBoard logs."""
+Two ways for a softmax model to break, each beside the run that does not: live
+in the terminal, and left behind as a table, a picture and TensorBoard logs.
+
+spike      The steps get too long. From step 50 on the learning rate is 10,000
+           times too large; the guard shortens what would destroy the model.
+grokking   The logits get too large. A model that knows its training set by
+           heart only scales them up, and learns nothing more; perpGrad takes
+           the scaling out of the gradient, and the model understands."""
 EXAMPLES = """\
 examples:
-  stepguard demo                               some seconds on two cores
-  stepguard demo --seeds 5                     medians of five seeds
-  stepguard demo --model transformer --for 1   a spike of one step
-  stepguard demo --action drive --target 0.5   every step at r = 0.5"""
-
-
-class Setup(NamedTuple):
-    """What a model is trained with unless told otherwise."""
-
-    lr: float
-    batch_size: int | None
-    in_order: bool
-    """The data in the file's order instead of a stratified split for each seed."""
-
-
-# The keys are those of stepguard.cli.models, which is not imported here: it loads torch.
-SETUPS = {
-    "mlp": Setup(1e-2, 64, in_order=False),  # the best of the paper's three rates where there is no spike
-    "mlp-ln": Setup(0.015, None, in_order=True),
-    "transformer": Setup(0.015, None, in_order=True),
-    "cnn-bn": Setup(0.015, None, in_order=True),
-}
-ACTIONS = ("clamp", "drive", "observe")
-
-
-class Plan(NamedTuple):
-    """Everything that was chosen about the demo, checked."""
-
-    model: str
-    setup: Setup
-    lr: float
-    steps: int
-    factor: float
-    start: int
-    length: int | None
-    seeds: tuple[int, ...]
-    action: Action
-    target: float
-    log_dir: Path
+  stepguard demo                  the spike, some seconds on two cores
+  stepguard demo grokking         under a minute
+  stepguard demo grokking --help  what can be changed about it"""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``stepguard demo``."""
+    """Add ``stepguard demo`` and one command below it for each demo."""
     parser = subparsers.add_parser(
         "demo",
-        help="watch a model break, and the same model guarded",
+        help="watch a model break, and the same model saved",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_options(parser)
-    parser.set_defaults(run=lambda args: _run(args, parser))
+    demos = parser.add_subparsers(title="demos", metavar="DEMO")
+    for demo in DEMOS:
+        demo.add_parser(demos)
 
 
-def _add_options(parser: argparse.ArgumentParser) -> None:
-    def add(name: str, kind: Callable[[str], Any], default: Any, metavar: str, text: str) -> None:
-        shown = "" if default is None else f" (default: {default:,})"
-        parser.add_argument(name, type=kind, default=default, metavar=metavar, help=text + shown)
+def with_default(argv: list[str]) -> list[str]:
+    """The spike is the demo of those who name none.
 
-    parser.add_argument("--model", choices=SETUPS, default="mlp", help="what is trained (default: mlp)")
-    add("--lr", positive, None, "RATE", "base learning rate (default: 0.01 for mlp, 0.015 for the others)")
-    add("--steps", count, 200, "N", "steps of each run")
-    add("--spike", positive, 10_000, "FACTOR", "what the learning rate is multiplied by")
-    add("--at", whole, 50, "STEP", "step at which the spike begins, counted from 0")
-    add("--for", count, None, "STEPS", "how long the spike lasts (default: to the end)")
-    add("--seed", whole, 0, "SEED", "first seed")
-    add("--seeds", count, 1, "N", "how many seeds, one after the other; with several the table shows medians")
-    parser.add_argument(
-        "--action",
-        choices=ACTIONS,
-        default="clamp",
-        help="clamp: shorten steps beyond the target; drive: set each step to it; observe: only watch (default: clamp)",
-    )
-    add("--target", positive, 1.0, "R", "limit on r, the length of a step against the radius that is safe for it")
-    parser.add_argument(
-        "--log-dir",
-        type=Path,
-        default=Path("runs/demo"),
-        metavar="DIR",
-        help="each demo makes a new folder run-1, run-2, ... in it (default: runs/demo)",
-    )
-
-
-def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    try:
-        plan = plan_of(args)
-    except ValueError as error:
-        parser.error(str(error))
-    needed = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
-    missing = [package for module, package in needed.items() if find_spec(module) is None]
-    if missing:
-        parser.error(f"the demo needs {' and '.join(missing)}: pip install 'stepguard[demo]'")
-    # Imported here: torch, scikit-learn and rich take seconds, and --help should not.
-    from stepguard.cli.side_by_side import fresh_folder, side_by_side
-
-    try:
-        folder = fresh_folder(plan.log_dir)
-    except OSError as error:
-        parser.error(f"--log-dir: no folder can be made in {plan.log_dir} ({error.strerror}); choose another")
-    return side_by_side(plan, folder)
-
-
-def plan_of(args: argparse.Namespace) -> Plan:
-    """The options as one checked plan.
-
-    Raises:
-        ValueError: If they do not fit together.
+    Example:
+        >>> with_default(["demo", "--steps", "100"])
+        ['demo', 'spike', '--steps', '100']
     """
-    setup = SETUPS[args.model]
-    lr = setup.lr if args.lr is None else args.lr
-    if args.at >= args.steps:
-        raise ValueError(
-            f"--at {args.at}: the run ends after {args.steps} steps and would never meet the spike. "
-            f"Choose --at below {args.steps}, or more --steps"
-        )
-    if not math.isfinite(lr * args.spike):
-        raise ValueError(f"--lr {lr:g} times --spike {args.spike:g} is too large for a number")
-    seeds = tuple(range(args.seed, args.seed + args.seeds))
-    length = vars(args)["for"]
-    return Plan(
-        args.model, setup, lr, args.steps, args.spike, args.at, length, seeds, args.action, args.target, args.log_dir
-    )
+    named = argv[1:2] and (argv[1] in ("-h", "--help") or not argv[1].startswith("-"))
+    return argv if argv[:1] != ["demo"] or named else ["demo", "spike", *argv[1:]]

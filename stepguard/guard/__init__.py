@@ -1,7 +1,22 @@
 """What one optimizer step did, and what to do about it. The guard is the one object with memory."""
 
-from stepguard.guard.attach import attach, check_owned
+from stepguard.guard.attach import attach, check_owned, monitor_collapse
+from stepguard.guard.collapse import CollapseMonitor
+from stepguard.guard.collapse_settings import CollapseSettings, OnWarning
 from stepguard.guard.guard import Guard
 from stepguard.guard.policy import ACTIONS, Action, BatchNorm, Cadence, Settings
 
-__all__ = ["ACTIONS", "Action", "BatchNorm", "Cadence", "Guard", "Settings", "attach", "check_owned"]
+__all__ = [
+    "ACTIONS",
+    "Action",
+    "BatchNorm",
+    "Cadence",
+    "CollapseMonitor",
+    "CollapseSettings",
+    "Guard",
+    "OnWarning",
+    "Settings",
+    "attach",
+    "check_owned",
+    "monitor_collapse",
+]

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from stepguard.guard.collapse import CollapseMonitor
+from stepguard.guard.collapse_settings import CollapseSettings, OnWarning
 from stepguard.guard.guard import Guard
 from stepguard.guard.policy import Action, BatchNorm, Cadence, Settings
 from stepguard.guard.ranks import is_first
@@ -77,6 +79,72 @@ def attach(
         >>> guard.last.r > 1, round(guard.last.r * guard.last.scale, 6)
         (True, 1.0)
     """
+    model, optimizer = _unwrapped(model, optimizer)
+    settings = Settings(action, target, cadence, logits, forward, quantile, strict, batch_norm).checked()
+    check_owned(model, optimizer)
+    return Guard(model, optimizer, settings, _places(log_dir, recorders))
+
+
+def monitor_collapse(
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    on_warning: OnWarning | None = None,
+    cadence: Literal["auto"] | int = "auto",
+    horizon: int = 500,
+    headroom: float = 1.0,
+    per_layer: bool = False,
+    strict: bool = False,
+    log_dir: str | PathLike[str] | None = None,
+    recorders: Sequence[Recorder] = (),
+) -> CollapseMonitor:
+    r"""Watch for softmax collapse, in any training loop, with the loop itself unchanged.
+
+    Softmax collapse (arXiv 2501.04697): logits grow until :math:`\sum_k e^{z_k - \max z}` is exactly 1 in floating
+    point, and samples stop teaching. Now and then a step is looked at, on the logits that its loss really takes,
+    in the dtype in which it takes its softmax, and on the gradients that the optimizer is given; nothing is run twice.
+
+    Args:
+        model: The module that is trained.
+        optimizer: Any torch optimizer over this model's parameters.
+        on_warning: What to do about it. None only tells; ``"perp_grad"`` removes from each gradient what is
+            along the weights (:func:`stepguard.perp_grad_`) until there is headroom again; ``"stop"`` sets
+            ``stop_reason``, for the loop to end.
+        cadence: Steps from one reading to the next; ``"auto"`` finds how many keep readings below 2% of the time.
+            As that depends on the machine, give a number where a cured run must be the same to the bit each time.
+        horizon: A forecast of collapse within this many steps is a warning, where headroom is low already.
+        headroom: Fewer nats than this for one sample in a hundred are a warning in any case.
+        per_layer: Also tell how far the gradient of each parameter is along that parameter.
+        strict: Raise when a step cannot be looked at, instead of warning once and going on.
+        log_dir: Folder for TensorBoard; None writes nothing.
+        recorders: Further places to write to, for instance :class:`stepguard.records.Memory`.
+
+    Returns:
+        The monitor; ``monitor.detach()`` undoes it, and it is a context manager.
+
+    Raises:
+        ValueError: For a setting that makes no sense, or an optimizer whose parameters are not the model's.
+        TypeError: If ``model`` is not a module or ``optimizer`` not a torch optimizer.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(2, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> with monitor_collapse(model, optimizer) as monitor:
+        ...     loss = torch.nn.functional.cross_entropy(model(torch.eye(2)), torch.tensor([0, 1]))
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> monitor.last.collapse, monitor.last.headroom_nats > 10
+        (0.0, True)
+    """
+    model, optimizer = _unwrapped(model, optimizer)
+    settings = CollapseSettings(on_warning, cadence, horizon, headroom, per_layer, strict).checked()
+    check_owned(model, optimizer)
+    return CollapseMonitor(model, optimizer, settings, _places(log_dir, recorders))
+
+
+def _unwrapped(model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+    """What trainers and strategies have wrapped."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     inner = getattr(optimizer, "optimizer", None)
@@ -88,10 +156,12 @@ def attach(
         model = model.module
     if any(is_lazy(p) for p in model.parameters()):
         raise ValueError("the model has parameters without a shape yet; run it once on a batch before attaching")
-    settings = Settings(action, target, cadence, logits, forward, quantile, strict, batch_norm).checked()
-    check_owned(model, optimizer)
+    return model, optimizer
+
+
+def _places(log_dir: str | PathLike[str] | None, recorders: Sequence[Recorder]) -> list[Recorder]:
     written: list[Recorder] = [TensorBoard(log_dir)] if log_dir is not None and is_first() else []
-    return Guard(model, optimizer, settings, [*written, *recorders])
+    return [*written, *recorders]
 
 
 def check_owned(model: nn.Module, optimizer: Optimizer) -> None:

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import logging
 import math
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
@@ -17,12 +15,11 @@ from stepguard.guard.hooks import hook_step
 from stepguard.guard.movement import Movement
 from stepguard.guard.policy import Settings, step_scale
 from stepguard.guard.ranks import agree
+from stepguard.guard.reporter import Reporter
 from stepguard.guard.statistics import RunningStatistics
 from stepguard.probe import NOTHING_SEEN, Manner, Probe, SeenStep, no_modes
 from stepguard.records import Event, Reading, Recorder, breach_event
 
-log = logging.getLogger("stepguard")
-_MOST_SAID = 100
 _MOVED = (
     "The optimizer moved the parameters before it ran the closure, as SAM does, so the gradients are not those of "
     "where the step starts from"
@@ -47,13 +44,13 @@ class Guard:
     ):
         self.last: Reading | None = None
         self.step = 0
-        self._settings, self._optimizer, self._recorders = settings, optimizer, list(recorders)
+        self._settings, self._optimizer = settings, optimizer
+        self._reporter = Reporter(recorders, settings.strict)
         self._movement = Movement()
         self._due = False
         self._failure: Exception | None = None
         self._seen = NOTHING_SEEN
         self._held: list[tuple[Tensor, Tensor]] = []
-        self._said: set[object] = set()
         self._seconds = 0.0
         self._previous_end: float | None = None
         self._statistics = RunningStatistics(model) if settings.action != "observe" else None
@@ -73,12 +70,8 @@ class Guard:
         for handle in self._hooks:
             handle.remove()
         self._probe.remove()
-        for recorder in self._recorders:
-            try:
-                recorder.close()
-            except Exception as error:
-                self._warn_once(recorder, f"{type(recorder).__name__} could not be closed ({error})")
-        self._hooks, self._recorders, self._movement, self._due = (), [], Movement(), False
+        self._reporter.close()
+        self._hooks, self._movement, self._due = (), Movement(), False
 
     def __enter__(self) -> Guard:
         return self
@@ -154,9 +147,10 @@ class Guard:
         except Exception as error:
             r, failure = None, error
         if r is None:
-            self._cannot(failure or RuntimeError("another rank could not measure"))
+            reason = failure or RuntimeError("another rank could not measure")
+            self._reporter.cannot(self.step, reason, "was not measured and stands as the optimizer made it")
         elif tau == 0:
-            self._record(Event(self.step, "skipped", f"step {self.step}: the optimizer moved nothing"))
+            self._reporter.record(Event(self.step, "skipped", f"step {self.step}: the optimizer moved nothing"))
         else:
             scale = step_scale(self._settings.action, r, self._settings.target)
             if scale != 1:
@@ -195,63 +189,15 @@ class Guard:
             estimator=self._probe.estimator.kind,
             cost_share=(self._seconds + now - started) / (now - self._previous_end) if self._previous_end else None,
         )
-        self._record(reading)
+        self._reporter.record(reading)
         if reading.breach:
-            event = breach_event(reading)
-            log.info(event.message)
-            self._record(event)
+            self._reporter.tell(breach_event(reading))
 
     def _tell_what_is_judged(self) -> None:
         kind = {"forward": "forward mode", "difference": "a finite difference"}[self._probe.estimator.kind]
-        message = f"r is that of {self._probe.found}, measured by {kind}"
-        if message not in self._said and len(self._said) < _MOST_SAID:
-            self._said.add(message)
-            log.info(message)
-            self._record(Event(self.step, "found", f"step {self.step}: {message}"))
+        self._reporter.tell_once(self.step, f"r is that of {self._probe.found}, measured by {kind}")
 
     def _fall_back(self) -> None:
         message = f"r is measured by a finite difference from step {self.step} on: {self._probe.estimator.reason}"
-        self._record(Event(self.step, "fallback", message))
-        self._warn_once("fallback", message)
-
-    def _cannot(self, error: Exception) -> None:
-        """Fail open: the step stands as the optimizer made it, and the user is told once."""
-        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        message = f"step {self.step} was not measured and stands as the optimizer made it. {reason}"
-        self._record(Event(self.step, "unmeasured", message))
-        if self._settings.strict:
-            raise error
-        # Known by the line that raised it: the text may hold numbers that differ at every step.
-        self._warn_once(_origin(error), f"{message} (said once; the log has every such step)")
-        # The frames of a kept traceback would keep the batch alive.
-        error.__traceback__ = None
-
-    def _record(self, what: Reading | Event) -> None:
-        for recorder in self._recorders:
-            try:
-                if isinstance(what, Reading):
-                    recorder.reading(what)
-                else:
-                    recorder.event(what)
-            except Exception as error:
-                if self._settings.strict:
-                    raise
-                reason = f"{type(recorder).__name__} could not write ({error}); training goes on without it"
-                self._warn_once(reason, reason)
-
-    def _warn_once(self, key: object, message: str) -> None:
-        if key not in self._said:
-            self._said.add(key)
-            try:
-                warnings.warn(f"stepguard: {message}", stacklevel=2)
-            except UserWarning:  # the user made warnings errors, which must not end the run in the middle of a step
-                log.warning("stepguard: %s", message)
-
-
-def _origin(error: Exception) -> object:
-    trace = error.__traceback__
-    if trace is None:
-        return str(error)
-    while trace.tb_next:
-        trace = trace.tb_next
-    return trace.tb_frame.f_code.co_filename, trace.tb_lineno
+        self._reporter.record(Event(self.step, "fallback", message))
+        self._reporter.warn_once("fallback", message)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import distributed
+
+from stepguard.probe.summary import Summary, merged
 
 
 def agree(r: float | None, device: torch.device) -> float | None:
@@ -12,7 +15,7 @@ def agree(r: float | None, device: torch.device) -> float | None:
     A collective wherever torch.distributed runs more than one process: every rank calls it once a
     step, whatever happened there.
     """
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+    if not _several():
         return r
     # MAX is not defined for nan, and a nan anywhere must count as unsafe everywhere.
     value = math.inf if r is None or math.isnan(r) else r
@@ -28,3 +31,19 @@ def agree(r: float | None, device: torch.device) -> float | None:
 def is_first() -> bool:
     """Whether this process is the one that writes."""
     return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
+
+
+def together(mine: Summary | None, every: int) -> tuple[Summary | None, int]:
+    """One summary of the samples of all ranks, and the largest of their cadences.
+
+    A collective, as :func:`agree` is: every rank calls it at the same steps, whatever happened there.
+    """
+    if not _several():
+        return mine, every
+    found: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(found, (mine, every))
+    return merged([summary for summary, _ in found if summary is not None]), max(every for _, every in found)
+
+
+def _several() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

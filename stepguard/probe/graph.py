@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -25,6 +26,11 @@ def entered_unseen(outputs: Iterable[Tensor], inputs: Iterable[Tensor], start: i
     early = [n for n in nodes if n._sequence_nr() < start and n not in known]
     found = (getattr(node, "variable", None) for node in _nodes(early))
     return any(isinstance(variable, nn.Parameter) for variable in found)
+
+
+def in_backward() -> bool:
+    """Whether a backward pass runs, so that a forward is a checkpoint's recomputation."""
+    return torch._C._current_graph_task_id() != -1
 
 
 def _nodes(starts: Iterable[Any], known: set[Any] = frozenset(), start: int = 0) -> set[Any]:  # type: ignore[assignment]

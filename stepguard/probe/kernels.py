@@ -33,3 +33,9 @@ def eager() -> Iterator[None]:
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
+
+
+def anything_compiled() -> bool:
+    """Whether this process has compiled a function for anything."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return bool(dynamo and dynamo.counters["frames"])

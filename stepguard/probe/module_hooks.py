@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn.modules.loss import _Loss
 from torch.utils.hooks import RemovableHandle
 
+from stepguard.probe.kernels import anything_compiled
+
 Enter = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 Leave = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
 
@@ -77,6 +79,11 @@ class ModuleHooks:
         if not _is_closed(module):
             for child in module.children():
                 yield from self._worth_watching(child, inside or called)
+
+
+def compiles(model: nn.Module) -> bool:
+    """Whether some of it is compiled, or something in this process that it may call."""
+    return anything_compiled() or any(_is_closed(module) for module in model.modules())
 
 
 def _has_state(module: nn.Module) -> bool:

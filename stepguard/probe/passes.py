@@ -4,23 +4,29 @@ import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle, unserializable_hook
 
-from stepguard.probe.outline import Reached, SoftmaxCall
+What = TypeVar("What")
 
 
-class _Hold:
+class Used(Protocol):
+    """Something with results of which a loss may use some only."""
+
+    used: Tensor | None
+
+
+class _Hold(Generic[What]):
     __slots__ = ("__weakref__", "what")
 
-    def __init__(self, what: Reached):
-        self.what: Reached | None = what
+    def __init__(self, what: What):
+        self.what: What | None = what
 
 
-class Passes:
+class Passes(Generic[What]):
     """What backward passes reached, as long as the gradients that they left are there.
 
     A pass counts if it left a gradient on a parameter of the optimizer and that has not been thrown away
@@ -35,9 +41,9 @@ class Passes:
 
     def __init__(self, parameters: Iterable[Tensor], counted: bool, around: Callable[[], AbstractContextManager[None]]):
         self._counted, self._around = counted, around
-        self._holds: weakref.WeakSet[_Hold] = weakref.WeakSet()
+        self._holds: weakref.WeakSet[_Hold[What]] = weakref.WeakSet()
         self._number = 0
-        self._reached: dict[int, list[Reached]] = {}
+        self._reached: dict[int, list[What]] = {}
         self._witness: dict[int, Tensor | None] = {}
         self._passes_of: dict[Tensor, set[int]] = {}
         self._handles: list[RemovableHandle] = []
@@ -66,7 +72,7 @@ class Passes:
         if by_hand:
             self._witness[self._number] = None
 
-    def watch(self, what: Reached, tensors: Iterable[Tensor]) -> None:
+    def watch(self, what: What, tensors: Iterable[Tensor]) -> None:
         """Notice when a gradient comes to one of these."""
         # Held by the graph up to the step, and then no longer: a loss that is kept keeps no batch.
         hold = _Hold(what)
@@ -78,8 +84,8 @@ class Passes:
 
         self._hook(tensors, reach)
 
-    def watch_use(self, softmax: SoftmaxCall, result: Any) -> None:
-        """Notice whether a loss goes on with a softmax, and with which samples, by the gradient of its result."""
+    def watch_use(self, softmax: Used, result: Any) -> None:
+        """Notice with which samples of a softmax a loss goes on, by the gradient of its result."""
         if not isinstance(result, Tensor):
             return
         found = weakref.ref(softmax)
@@ -90,9 +96,8 @@ class Passes:
                 softmax.used = used if softmax.used is None else softmax.used | used
 
         self._hook([result], use)
-        self.watch(softmax, [result])
 
-    def reach(self, what: Reached) -> None:
+    def reach(self, what: What) -> None:
         """The pass that runs has reached something."""
         self._reached.setdefault(self._current, []).append(what)
 
@@ -102,7 +107,7 @@ class Passes:
         for p in [p for p in self._passes_of if p.grad is not None and id(p.grad) in places]:
             self._forget(self._passes_of[p])
 
-    def take(self) -> list[Reached]:
+    def take(self) -> list[What]:
         """What was reached and counts, first first; forgotten here."""
         counting = [n for n, p in self._witness.items() if p is None or p.grad is not None]
         found = [what for n in sorted(counting) for what in self._reached.get(n, [])]

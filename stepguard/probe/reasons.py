@@ -31,6 +31,11 @@ NO_SOFTMAX = (
     "logits that its softmax takes, or forward=, a function that runs the model on a batch and returns them. It has "
     "nothing to say about regression"
 )
+NO_LOSS = (
+    "No softmax or sigmoid cross-entropy was seen in the loss. Softmax collapse is looked for where PyTorch's own "
+    "functions take one, outside of compiled code; for another, call stepguard.softmax_collapse(logits, target)"
+)
+NO_SAMPLE = "No sample that the loss counts has finite logits and more than one class to choose from"
 NO_CALL = (
     "The model was not called under grad since the last step. Attach to the module that the training step calls, or "
     "to one that holds it, or pass forward=, a function that runs the model on a batch and returns its logits"

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from stepguard.probe.kernels import anything_compiled
 from stepguard.probe.reasons import HIDDEN, OTHER_LOGITS
 
 
@@ -39,7 +39,7 @@ def compare(
         RuntimeError: If measuring did.
     """
     rounding = 1e-2 if half else 1e-5
-    if not same(seen, again) and (exact and not _anything_compiled() or not _all_near(seen, again, rounding)):
+    if not same(seen, again) and (exact and not anything_compiled() or not _all_near(seen, again, rounding)):
         raise OtherLogitsError
     if measured is not None and not _all_near(seen, measured, 0.1 if half else 1e-3):
         raise RuntimeError(HIDDEN)
@@ -63,8 +63,3 @@ def _near(seen: Tensor, again: Tensor, share: float) -> bool:
     return torch.allclose(
         again.double(), seen.double(), rtol=0, atol=share * size + 1e-6 * (share > 1e-4), equal_nan=True
     )
-
-
-def _anything_compiled() -> bool:
-    dynamo = sys.modules.get("torch._dynamo.utils")
-    return bool(dynamo and dynamo.counters["frames"])

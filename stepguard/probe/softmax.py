@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from stepguard.geometry.stablemax import log_stablemax
+
 _COLUMNS = 4096
 _MASKED = 1e6
 """Nats below the largest logit from which on a class is taken to be masked out: exp of it is zero in any dtype."""
@@ -72,8 +74,8 @@ class Entry(NamedTuple):
 
     input: Tensor
     kind: str
-    """``logits``, ``binary`` logits, ``probabilities`` of binary decisions, ``log_probabilities``, or of what may
-    be any of these the ``logarithm``."""
+    """``logits``, ``binary`` logits, ``probabilities`` of binary decisions, ``log_probabilities``, logits of a
+    ``stablemax``, or of what may be any of these the ``logarithm``."""
     class_dim: int | tuple[int, ...] = -1
     counted: Tensor | None = None
 
@@ -85,6 +87,8 @@ class Entry(NamedTuple):
         if self.kind in ("binary", "probabilities"):
             return Softmax(torch.stack((torch.zeros_like(z), z), -1))  # a sigmoid is a softmax over (0, z)
         if isinstance(self.class_dim, int):
+            if self.kind == "stablemax":  # it is the softmax of its own logarithm
+                z = log_stablemax(z, self.class_dim)
             return Softmax(z, self.class_dim, self.counted)
         last = tuple(range(-len(self.class_dim), 0))
         return Softmax(z.movedim(self.class_dim, last).flatten(-len(last)))
@@ -101,16 +105,17 @@ def entry(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
     return found(args, kwargs) if found else None
 
 
-def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str, default: Any = None) -> Any:
+def argument(args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str, default: Any = None) -> Any:
+    """An argument of a call, given by position or by name."""
     return args[position] if len(args) > position else kwargs.get(name, default)
 
 
-def _labelled(kind: str) -> Callable[[tuple[Any, ...], dict[str, Any]], Entry]:
+def _labelled(kind: str, ignored: int = 4) -> Callable[[tuple[Any, ...], dict[str, Any]], Entry]:
     def read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
-        z, target = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "target")
+        z, target = argument(args, kwargs, 0, "input"), argument(args, kwargs, 1, "target")
         counted = None
         if not target.is_floating_point():  # class indices rather than probabilities
-            counted = target != _argument(args, kwargs, 4, "ignore_index", -100)
+            counted = target != argument(args, kwargs, ignored, "ignore_index", -100)
         return Entry(z, kind, 1 if z.ndim > 1 else 0, counted)
 
     return read
@@ -118,7 +123,7 @@ def _labelled(kind: str) -> Callable[[tuple[Any, ...], dict[str, Any]], Entry]:
 
 def _along(kind: str) -> Callable[[tuple[Any, ...], dict[str, Any]], Entry]:
     def read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
-        z, dim = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "dim")
+        z, dim = argument(args, kwargs, 0, "input"), argument(args, kwargs, 1, "dim")
         if dim is None:  # the default that F.log_softmax has kept from long ago
             dim = 0 if z.ndim in (0, 1, 3) else 1
         return Entry(z, kind, tuple(dim) if isinstance(dim, (tuple, list)) else int(dim))
@@ -127,11 +132,11 @@ def _along(kind: str) -> Callable[[tuple[Any, ...], dict[str, Any]], Entry]:
 
 
 def _each(kind: str) -> Callable[[tuple[Any, ...], dict[str, Any]], Entry]:
-    return lambda args, kwargs: Entry(_argument(args, kwargs, 0, "input"), kind)
+    return lambda args, kwargs: Entry(argument(args, kwargs, 0, "input"), kind)
 
 
 def _fused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
-    h, weight, target = (_argument(args, kwargs, i, n) for i, n in enumerate(("input", "linear_weight", "target")))
+    h, weight, target = (argument(args, kwargs, i, n) for i, n in enumerate(("input", "linear_weight", "target")))
     z = torch.nn.functional.linear(h, weight, kwargs.get("linear_bias"))
     ignored = kwargs.get("ignore_index")
     return Entry(z, "logits", -1, target != (-100 if ignored is None else ignored))
@@ -141,6 +146,7 @@ def _fused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
 ENTRIES: dict[str, Callable[[tuple[Any, ...], dict[str, Any]], Entry]] = {
     "cross_entropy": _labelled("logits"),
     "nll_loss": _labelled("log_probabilities"),
+    "stablemax_cross_entropy": _labelled("stablemax", ignored=3),
     "linear_cross_entropy": _fused,
     "log_softmax": _along("logits"),
     "special_log_softmax": _along("logits"),

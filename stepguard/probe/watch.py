@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from stepguard.probe.graph import entered_unseen, parameters_of
+from stepguard.probe.graph import entered_unseen, in_backward, parameters_of
 from stepguard.probe.memory import ForwardMemory
 from stepguard.probe.mode_stack import is_up, take_off, take_up
 from stepguard.probe.module_hooks import ModuleHooks
@@ -121,7 +121,7 @@ class Watch(TorchFunctionMode):
         self._sparing: set[nn.Module] = set()
         self._begun = self._paused = self._removed = False
         self._early = pick is None
-        self._passes = Passes(parameters(), counted=pick is None, around=self._at_own_cost)
+        self._passes: Passes[Reached] = Passes(parameters(), counted=pick is None, around=self._at_own_cost)
         self._hooks = ModuleHooks(model, self._enter, self._leave, only_root=pick is not None)
         self.resume()
 
@@ -176,7 +176,7 @@ class Watch(TorchFunctionMode):
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # Without gradients only what lies within a training step, such as a teacher's view of the batch.
-        if self._paused or _in_backward() or not (torch.is_grad_enabled() or is_up(self)):
+        if self._paused or in_backward() or not (torch.is_grad_enabled() or is_up(self)):
             return
         outer = self._entered
         # A call by which a strategy only redirects to training_step is none: it puts another forward there meanwhile.
@@ -304,6 +304,7 @@ class Watch(TorchFunctionMode):
         self.numbers.read(result)
         if softmax is not None:
             self._passes.watch_use(softmax, result)
+            self._passes.watch(softmax, leaves(result, Tensor))
         changed = [t for t, before in begun.versions if version(t) != before]
         in_place = bool(changed and args) and changed[0] is args[0]
         if isinstance(call, FunctionCall):
@@ -382,8 +383,3 @@ class Watch(TorchFunctionMode):
             self._error = error
         finally:
             self._seconds += time.perf_counter() - started
-
-
-def _in_backward() -> bool:
-    """Whether this forward is a checkpoint's recomputation, made by a backward pass."""
-    return torch._C._current_graph_task_id() != -1

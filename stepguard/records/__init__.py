@@ -1,11 +1,14 @@
 """Readings and events, the one table of metric names, and the places they are written to."""
 
-from stepguard.records.metrics import METRICS, Metric, breach_values, metric_values
+from stepguard.records.collapse import CollapseReading
+from stepguard.records.metrics import COLLAPSE_METRICS, METRICS, Metric, breach_values, metric_values
 from stepguard.records.reading import Event, Reading, breach_event
 from stepguard.records.recorder import Memory, Recorder, TensorBoard
 
 __all__ = [
+    "COLLAPSE_METRICS",
     "METRICS",
+    "CollapseReading",
     "Event",
     "Memory",
     "Metric",

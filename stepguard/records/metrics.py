@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from stepguard.records.collapse import CollapseReading
 from stepguard.records.reading import Reading
 
 
@@ -30,7 +31,24 @@ METRICS = (
 BREACH = Metric("stepguard", "r_breach", "r", "r of the steps beyond the target only, so that none is thinned out")
 
 
-def metric_values(reading: Reading, separator: str = "/") -> dict[str, float]:
+COLLAPSE_METRICS = (
+    Metric("softmax", "collapse", "collapse", "share of samples whose softmax sum is exactly 1"),
+    Metric("softmax", "zero_terms", "zero_terms", "share of samples whose loss is exactly 0"),
+    Metric("softmax", "zero_gradients", "zero_gradients", "share whose gradient on the true logit is exactly 0"),
+    Metric("softmax", "headroom_nats", "headroom_nats", "nats until collapse of one sample in a hundred"),
+    Metric("softmax", "headroom_min", "headroom_min", "nats until collapse of the first sample"),
+    Metric("softmax", "headroom_median", "headroom_median", "nats until collapse of half of the samples"),
+    Metric("softmax", "headroom_trend", "trend", "nats of headroom per step, lately"),
+    Metric("softmax", "steps_to_collapse", "steps_left", "steps until collapse starts if the trend goes on"),
+    Metric("softmax", "nlm_alignment", "nlm_alignment", "cosine of -gradient with the weights"),
+    Metric("softmax", "logit_norm", "logit_norm", "norm of a sample's logits, on average"),
+    Metric("softmax", "weight_norm", "weight_norm", "norm of all weights together"),
+    Metric("softmax", "curing", "curing", "1 where perpGrad was switched on"),
+    Metric("softmax", "cost_share", "cost_share", "the monitor's share of the time that training takes"),
+)
+
+
+def metric_values(reading: Reading | CollapseReading, separator: str = "/") -> dict[str, float]:
     """The reading under its metric names.
 
     Example:
@@ -38,10 +56,14 @@ def metric_values(reading: Reading, separator: str = "/") -> dict[str, float]:
         >>> metric_values(reading)["stepguard/lr_applied"]
         0.05
     """
-    values = {m.key(separator): getattr(reading, m.field) for m in METRICS}
-    if reading.breach:
+    collapse = isinstance(reading, CollapseReading)
+    values = {m.key(separator): getattr(reading, m.field) for m in (COLLAPSE_METRICS if collapse else METRICS)}
+    if isinstance(reading, CollapseReading):
+        layers = reading.layers or {}
+        values |= {separator.join(("softmax", "nlm_alignment", layer)): value for layer, value in layers.items()}
+    elif reading.breach:
         values |= breach_values(reading, separator)
-    return {key: value for key, value in values.items() if value is not None}
+    return {key: float(value) for key, value in values.items() if value is not None}
 
 
 def breach_values(reading: Reading, separator: str = "/") -> dict[str, float]:

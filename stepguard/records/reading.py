@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from stepguard.records.collapse import CollapseReading
+
 
 class Reading(NamedTuple):
     """What was measured at one optimizer step, and what was done about it. Plain values, JSON-able.
@@ -56,12 +58,14 @@ class Event(NamedTuple):
     shorter), ``withheld`` (not finite, not made), ``skipped`` (the optimizer moved nothing),
     ``found`` (what r is taken of, and how, when that is new), ``fallback`` (slopes are taken by another
     estimator from here on, and why) and ``unmeasured`` (training went on without a reading; the message says why).
+    From a collapse monitor also ``warning`` (softmax collapse is near), ``onset`` (it is there), ``recovery`` (it is
+    far again), ``cure_on`` and ``cure_off`` (perpGrad was switched) and ``stop`` (training was asked to end).
     """
 
     step: int
     kind: str
     message: str
-    reading: Reading | None = None
+    reading: Reading | CollapseReading | None = None
 
 
 def breach_event(reading: Reading) -> Event:

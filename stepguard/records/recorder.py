@@ -3,38 +3,43 @@ from __future__ import annotations
 from os import PathLike
 from typing import Protocol
 
+from stepguard.records.collapse import CollapseReading
 from stepguard.records.metrics import metric_values
 from stepguard.records.reading import Event, Reading
 
 
 class Recorder(Protocol):
-    """A place where a guard writes what it saw."""
+    """A place where a guard or a monitor writes what it saw."""
 
-    def reading(self, reading: Reading) -> None: ...  # noqa: D102
+    def reading(self, reading: Reading | CollapseReading) -> None: ...  # noqa: D102
     def event(self, event: Event) -> None: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
 
 
 class Memory:
-    """Keeps everything in two lists, ``readings`` and ``events``."""
+    """Keeps everything in lists: ``readings`` of r, ``collapses`` and ``events``."""
 
     def __init__(self) -> None:
         self.readings: list[Reading] = []
+        self.collapses: list[CollapseReading] = []
         self.events: list[Event] = []
 
-    def reading(self, reading: Reading) -> None:
+    def reading(self, reading: Reading | CollapseReading) -> None:
         """Append a reading."""
-        self.readings.append(reading)
+        if isinstance(reading, CollapseReading):
+            self.collapses.append(reading)
+        else:
+            self.readings.append(reading)
 
     def event(self, event: Event) -> None:
         """Append an event."""
         self.events.append(event)
 
-    def drain(self) -> tuple[list[Reading], list[Event]]:
+    def drain(self) -> tuple[list[Reading], list[CollapseReading], list[Event]]:
         """What has come since the last time, forgotten here."""
-        readings, events = self.readings, self.events
-        self.readings, self.events = [], []
-        return readings, events
+        drained = self.readings, self.collapses, self.events
+        self.readings, self.collapses, self.events = [], [], []
+        return drained
 
     def close(self) -> None:
         """Nothing to release."""
@@ -49,7 +54,7 @@ class TensorBoard:
 
         self._writer = FileWriter(str(log_dir))
 
-    def reading(self, reading: Reading) -> None:
+    def reading(self, reading: Reading | CollapseReading) -> None:
         """Write the scalars of one reading."""
         self.scalars(metric_values(reading), reading.step)
 

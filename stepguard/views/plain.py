@@ -2,25 +2,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Generic
 
 from rich.console import Console
 
-from stepguard.views.frame import Frame, lr_applied, r_asked
+from stepguard.views.look import F, Look
 from stepguard.views.tally import Tallies, Tally, add_events, brief
 
 
-class PlainView:
+class PlainView(Generic[F]):
     """Runs side by side as lines, for a pipe or a log file: a block every ``every`` steps, events as they come."""
 
-    def __init__(self, console: Console, title: str, runs: Sequence[str], every: int = 25):
-        self._console, self._every = console, every
+    def __init__(self, console: Console, title: str, runs: Sequence[str], look: Look[F], every: int = 25):
+        self._console, self._look, self._every = console, look, every
         self._width = max(map(len, runs))
-        self._unshown: dict[str, Frame] = {}
+        self._unshown: dict[str, F] = {}
         self._tallies: Tallies = {}
         self._told: Tallies = {}
         self._say(title)
 
-    def __enter__(self) -> PlainView:
+    def __enter__(self) -> PlainView[F]:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -32,10 +33,10 @@ class PlainView:
         self._tallies, self._told = {}, {}
         self._say(text)
 
-    def frame(self, run: str, frame: Frame) -> None:
+    def frame(self, run: str, frame: F) -> None:
         """Take the latest step of a run."""
         for event in add_events(self._tallies, run, frame.events):
-            self._say(f"  ! {run:<{self._width}}  {event.kind}, {brief(event)}")
+            self._say(f"  ! {run:<{self._width}}  {event.kind}, {brief(event, self._look.unit)}")
             self._told[run, event.kind] = self._tallies[run, event.kind]
         self._unshown[run] = frame
         if (frame.step + 1) % self._every == 0:
@@ -43,13 +44,12 @@ class PlainView:
 
     def _show(self, run: str) -> None:
         frame = self._unshown.pop(run)
-        self._say(
-            f"step {frame.step:>4}  {run:<{self._width}}  loss {frame.loss:<8.3g}  {frame.accuracy:5.1f}%  "
-            f"r {r_asked(frame):<8.3g}  lr {frame.lr:.3g} -> {lr_applied(frame):.3g}"
-        )
+        self._say(f"{self._look.unit} {frame.step:>4}  {run:<{self._width}}  {self._look.line(frame)}")
         for (whose, kind), tally in self._tallies.items():
             if whose == run and (more := tally.times - self._told[run, kind].times):
-                self._say(f"  ! {run:<{self._width}}  and {more} more: {kind}, latest {brief(tally.latest)}")
+                self._say(
+                    f"  ! {run:<{self._width}}  and {more} more: {kind}, latest {brief(tally.latest, self._look.unit)}"
+                )
                 self._told[run, kind] = Tally(*tally)
 
     def _catch_up(self) -> None:

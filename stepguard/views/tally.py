@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from stepguard.records import Event
+from stepguard.records import CollapseReading, Event
 
 
 class Tally(NamedTuple):
@@ -33,8 +33,8 @@ def add_events(tallies: Tallies, run: str, events: Iterable[Event]) -> list[Even
     return new
 
 
-def brief(event: Event) -> str:
-    """The event in the few words that fit half a line: r as asked for, and what was made of it.
+def brief(event: Event, unit: str = "step") -> str:
+    """The event in the few words that fit half a line: r and what was made of it, or what of the softmax is left.
 
     Example:
         >>> brief(Event(3, "skipped", "step 3: the optimizer moved nothing"))
@@ -43,7 +43,10 @@ def brief(event: Event) -> str:
     reading = event.reading
     if reading is None:
         return event.message
-    text = f"step {event.step}: r {reading.r:.3g}"
+    if isinstance(reading, CollapseReading):
+        left = f"{reading.headroom_nats:.2f} nats left"
+        return f"{unit} {event.step}: {f'{reading.collapse:.1%} collapsed' if reading.collapsed else left}"
+    text = f"{unit} {event.step}: r {reading.r:.3g}"
     return {"breach": text, "withheld": f"{text}, not made"}.get(
         event.kind, f"{text} -> {reading.r * reading.scale:.3g}"
     )

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import swa_utils
 
-from stepguard.cli.digits import Digits
+from stepguard.cli.spike.digits import Digits
 from stepguard.guard import Action, attach
 from stepguard.records import Event, Memory, Reading, Recorder
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rich import box
 from rich.table import Table
 
-from stepguard.views.frame import Frame, r_taken
+from stepguard.views.frame import StepFrame, r_taken
 
 
 class Outcome(NamedTuple):
@@ -25,7 +25,7 @@ class Outcome(NamedTuple):
     """Steps made without being measured, whose r may have been larger."""
 
 
-def outcome(frames: Sequence[Frame], spike_start: int) -> Outcome:
+def outcome(frames: Sequence[StepFrame], spike_start: int) -> Outcome:
     """Sum up one run, which must have made at least one step."""
     before = [f.accuracy for f in frames if f.step < spike_start]
     after = [f.accuracy for f in frames if f.step >= spike_start]

@@ -1,22 +1,21 @@
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
-from stepguard.cli.demo import Plan
-from stepguard.cli.digits import digits_in_order, digits_stratified
-from stepguard.cli.models import MODELS
-from stepguard.cli.spike import Frame, Run, Spike, train
+from stepguard.cli.spike.digits import digits_in_order, digits_stratified
+from stepguard.cli.spike.models import MODELS
+from stepguard.cli.spike.options import Plan
+from stepguard.cli.spike.training import Frame, Run, Spike, train
+from stepguard.cli.together import folder_name, one_thread, say_where, train_together
 from stepguard.records import TensorBoard
 from stepguard.views.console import watch
 from stepguard.views.frame import r_taken
-from stepguard.views.picture import Window, save_picture
-from stepguard.views.summary import closing_table, median_outcome, outcome
+from stepguard.views.spike.look import spike_look
+from stepguard.views.spike.picture import Window, save_picture
+from stepguard.views.spike.summary import closing_table, median_outcome, outcome
 
 Histories = dict[str, list[list[Frame]]]
 """Frames by run, then by seed, then by step."""
@@ -29,45 +28,17 @@ def side_by_side(plan: Plan, folder: Path) -> int:
     histories: Histories = {name: [] for name in names}
     stopped = False
     total = len(names) * plan.steps * len(plan.seeds)
-    with _one_thread(), watch(console, _headline(plan), names, plan.target, total) as view:
+    with one_thread(), watch(console, _headline(plan), names, spike_look(plan.target), total) as view:
         try:
             for seed in plan.seeds:
                 view.stage(f"seed {seed}")
                 for frames in histories.values():
                     frames.append([])
-                _train(_runs(plan, seed), _folders(plan, folder, seed), histories, view.frame)
+                _train(plan, seed, folder, histories, view.frame)
         except KeyboardInterrupt:
             stopped = True
     _close(plan, folder, histories, console)
     return 130 if stopped else 0
-
-
-def fresh_folder(root: Path) -> Path:
-    """Make the first of run-1, run-2, ... that does not exist.
-
-    Never an old folder again: TensorBoard would draw the curves of both runs as one, and what is in
-    there may not be ours to delete.
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        try:
-            (root / f"run-{number}").mkdir()
-            return root / f"run-{number}"
-        except FileExistsError:
-            number += 1
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    # These models are too small to share out: threads that wait for each other on a busy machine
-    # have been seen to make a step fifty times slower.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _runs(plan: Plan, seed: int) -> dict[str, Run]:
@@ -90,29 +61,21 @@ def _runs(plan: Plan, seed: int) -> dict[str, Run]:
     }
 
 
-def _folders(plan: Plan, folder: Path, seed: int) -> Callable[[str], Path]:
+def _train(plan: Plan, seed: int, folder: Path, histories: Histories, show: Callable[[str, Frame], None]) -> None:
+    def begin(run: Run) -> Callable[[TensorBoard], Iterator[Frame]]:
+        return lambda log: train(run._replace(recorders=(log,)))
+
+    def take(name: str, frame: Frame, log: TensorBoard) -> None:
+        histories[name][-1].append(frame)
+        scalars = {"train/loss": frame.loss, "train/lr": frame.lr, "test/accuracy": frame.accuracy}
+        if frame.reading:
+            scalars["train/r_taken"] = r_taken(frame)
+        log.scalars(scalars, frame.step)
+        show(name, frame)
+
     last = f"seed-{seed}" if len(plan.seeds) > 1 else ""
-    return lambda name: folder / name.replace(" ", "-") / last
-
-
-def _train(
-    runs: dict[str, Run], folder_of: Callable[[str], Path], histories: Histories, show: Callable[[str, Frame], None]
-) -> None:
-    """Step i of every run before step i + 1 of any."""
-    logs = {name: TensorBoard(folder_of(name)) for name in runs}
-    training = {name: train(run._replace(recorders=(logs[name],))) for name, run in runs.items()}
-    try:
-        for frames in zip(*training.values(), strict=True):
-            for name, frame in zip(runs, frames, strict=True):
-                histories[name][-1].append(frame)
-                scalars = {"train/loss": frame.loss, "train/lr": frame.lr, "test/accuracy": frame.accuracy}
-                if frame.reading:
-                    scalars["train/r_taken"] = r_taken(frame)
-                logs[name].scalars(scalars, frame.step)
-                show(name, frame)
-    finally:
-        for log in logs.values():
-            log.close()
+    runs = {name: begin(run) for name, run in _runs(plan, seed).items()}
+    train_together(runs, lambda name: folder / folder_name(name) / last, take)
 
 
 def _close(plan: Plan, folder: Path, histories: Histories, console: Console) -> None:
@@ -131,11 +94,7 @@ def _close(plan: Plan, folder: Path, histories: Histories, console: Console) -> 
     save_picture(
         picture, shown, title=_headline(plan), target=plan.target, spike=Window(plan.start, min(stop, plan.steps))
     )
-    for what, text in (
-        ("picture", str(picture)),
-        ("logs", f"tensorboard --samples_per_plugin text=1000 --logdir {shlex.quote(str(folder))}"),
-    ):
-        console.print(f"{what:<8} {text}", markup=False, soft_wrap=True)
+    say_where(console, folder, picture)
 
 
 def _headline(plan: Plan) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,8 +10,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from stepguard.callbacks.lightning.loggers import log, log_every, tell
 from stepguard.guard import Action, BatchNorm, Cadence, Guard, Settings, check_owned
-from stepguard.records import METRICS, Event, Memory, Reading, breach_values, metric_values
+from stepguard.records import METRICS, Memory, Reading, breach_values, metric_values
 
 
 class StepGuard(Callback):
@@ -87,13 +89,13 @@ class StepGuard(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        readings, events = self._memory.drain()
+        readings, _, events = self._memory.drain()
         # The axis of self.log: optimizer steps before this one.
         step = trainer.global_step - 1
         for reading in readings:
             self._log(trainer, reading, step)
         for event in events:
-            self._tell(trainer, event, step)
+            tell(trainer, event, step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._detach()
@@ -127,22 +129,11 @@ class StepGuard(Callback):
     def _log(self, trainer: Trainer, reading: Reading, step: int) -> None:
         values = metric_values(reading)
         trainer.callback_metrics.update({m.key(): torch.tensor(values[m.key()]) for m in METRICS if m.key() in values})
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by the logger connector
-        due = every > 0 and (step + 1) % every == 0
-        for logger in trainer.loggers:
-            separator = logger.group_separator
-            if due:
-                logger.log_metrics(metric_values(reading, separator), step=step)
-            elif reading.breach:
-                logger.log_metrics(breach_values(reading, separator), step=step)
-
-    def _tell(self, trainer: Trainer, event: Event, step: int) -> None:
-        if not trainer.is_global_zero:
-            return
-        for logger in trainer.loggers:
-            add_text = getattr(getattr(logger, "experiment", None), "add_text", None)
-            if callable(add_text):
-                add_text(f"stepguard{logger.group_separator}events", event.message, step)
+        every = log_every(trainer)
+        if every > 0 and (step + 1) % every == 0:
+            log(trainer, partial(metric_values, reading), step)
+        elif reading.breach:
+            log(trainer, partial(breach_values, reading), step)
 
 
 @contextmanager

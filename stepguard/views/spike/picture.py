@@ -6,19 +6,16 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from stepguard.views.frame import Frame, r_asked, r_taken
+from stepguard.views.figure import COLOURS, SAFE, panels_over_time, save_with_legend
+from stepguard.views.frame import StepFrame, r_asked, r_taken
 
-Histories = Mapping[str, Sequence[Sequence[Frame]]]
+Histories = Mapping[str, Sequence[Sequence[StepFrame]]]
 """Frames by run, then by seed, then by step."""
 
-# Okabe and Ito's palette, distinct to every kind of colour vision; grey for the run to compare with.
-COLOURS = ("#7a7a7a", "#D55E00", "#E69F00", "#0072B2", "#CC79A7", "#56B4E9")
-SAFE, SPIKE = "#009E73", "#000000"
+SPIKE = "#000000"
 
 
 class Window(NamedTuple):
@@ -34,9 +31,8 @@ def save_picture(path: str | PathLike[str], histories: Histories, *, title: str,
     One run a colour, in the mapping's order; with several seeds the median, in a band from the
     lowest to the highest.
     """
-    figure = Figure(figsize=(10, 9), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
-    loss, accuracy, r = figure.subplots(3, sharex=True, height_ratios=(3, 3, 4))
+    last = max(len(seed) for seeds in histories.values() for seed in seeds) - 1
+    figure, (loss, accuracy, r) = panels_over_time(title, (2.7, 2.7, 3.6), last)
     asked_differs = gaps = False
     for (_, seeds), colour in zip(histories.items(), COLOURS, strict=False):
         gaps |= bool(np.isnan(_curve(loss, seeds, lambda frame: frame.loss, colour, log=True)).any())
@@ -46,26 +42,25 @@ def save_picture(path: str | PathLike[str], histories: Histories, *, title: str,
         if not np.allclose(asked, taken, equal_nan=True):
             asked_differs = True
             r.plot(np.median(asked, axis=0), color=colour, linewidth=1, linestyle=(0, (3, 2)))
-    last = max(len(seed) for seeds in histories.values() for seed in seeds) - 1
     _label_panels(loss, accuracy, r, target)
     for panel in (loss, accuracy, r):
         panel.axvspan(spike.start, min(spike.stop, last), color=SPIKE, alpha=0.05, linewidth=0)
-        panel.set_xlim(0, max(last, 1))
     loss.set_ylabel("training loss" + "\n(gaps: 0 or not finite)" * gaps)
-    loss.set_title(title, loc="left", fontsize=13, fontweight="bold", pad=10)
-    handles = _handles(histories, asked_differs)
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, handlelength=1.6)
-    figure.savefig(path)
+    save_with_legend(figure, path, _handles(histories, asked_differs))
 
 
-def _values(seeds: Sequence[Sequence[Frame]], value: Callable[[Frame], float], log: bool = False) -> Any:
+def _values(seeds: Sequence[Sequence[StepFrame]], value: Callable[[StepFrame], float], log: bool = False) -> Any:
     values_ST = np.array([[value(frame) for frame in frames] for frames in seeds], dtype=float)
     # A gap rather than a point at the edge of the paper: what is not finite has no place on the axis.
     return np.where(np.isfinite(values_ST) & ((values_ST > 0) | (not log)), values_ST, np.nan)
 
 
 def _curve(
-    panel: Any, seeds: Sequence[Sequence[Frame]], value: Callable[[Frame], float], colour: str, log: bool = False
+    panel: Any,
+    seeds: Sequence[Sequence[StepFrame]],
+    value: Callable[[StepFrame], float],
+    colour: str,
+    log: bool = False,
 ) -> Any:
     values_ST = _values(seeds, value, log)
     if len(values_ST) > 1:
@@ -86,9 +81,6 @@ def _label_panels(loss: Any, accuracy: Any, r: Any, target: float) -> None:
     r.axhspan(bottom, target, color=SAFE, alpha=0.18, linewidth=0)
     r.axhline(target, color=SAFE, linewidth=1, zorder=1)
     r.set_ylim(bottom=bottom)
-    for panel in (loss, accuracy, r):
-        panel.grid(alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
 
 
 def _handles(histories: Histories, asked_differs: bool) -> list[Any]:

@@ -1,0 +1,7 @@
+"""Callbacks for Lightning: ``from stepguard.callbacks import StepGuard``."""
+
+from stepguard.callbacks.lightning.collapse import SoftmaxCollapseMonitor
+from stepguard.callbacks.lightning.perp_grad import PerpGrad
+from stepguard.callbacks.lightning.step_guard import StepGuard
+
+__all__ = ["PerpGrad", "SoftmaxCollapseMonitor", "StepGuard"]

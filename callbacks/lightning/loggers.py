@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lightning.pytorch import Trainer
+
+from stepguard.records import Event
+
+
+def log_every(trainer: Trainer) -> int:
+    """Steps from one logging to the next, as the trainer was told."""
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by the logger connector
+    return every
+
+
+def log(trainer: Trainer, values: Callable[[str], dict[str, float]], step: int) -> None:
+    """Write values to every logger, under names made with its own separator."""
+    for logger in trainer.loggers:
+        logger.log_metrics(values(logger.group_separator), step=step)
+
+
+def tell(trainer: Trainer, event: Event, step: int) -> None:
+    """Write an event to every logger that takes text."""
+    if not trainer.is_global_zero:
+        return
+    for logger in trainer.loggers:
+        add_text = getattr(getattr(logger, "experiment", None), "add_text", None)
+        if callable(add_text):
+            add_text(f"stepguard{logger.group_separator}events", event.message, step)

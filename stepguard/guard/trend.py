@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from statistics import median
+
+_KEPT = 16
+_LEAST = 5
+
+
+class Trend:
+    """Where a number that is read now and then is going, by the median of the slopes between its last readings.
+
+    The median (Theil and Sen) rather than least squares: one odd batch must not make a forecast.
+
+    Example:
+        >>> trend = Trend()
+        >>> for step in range(0, 60, 10):
+        ...     trend.add(step, 8.0 - 0.1 * step)
+        >>> round(trend.slope, 6), round(trend.crosses_zero_at)
+        (-0.1, 80)
+    """
+
+    def __init__(self) -> None:
+        self._readings: deque[tuple[int, float]] = deque(maxlen=_KEPT)
+
+    def add(self, step: int, value: float) -> None:
+        """Take a reading."""
+        self._readings.append((step, value))
+
+    @property
+    def slope(self) -> float | None:
+        """Change per step; None before there are five readings."""
+        if len(self._readings) < _LEAST:
+            return None
+        pairs = itertools.combinations(self._readings, 2)
+        return median((late - early) / (after - before) for (before, early), (after, late) in pairs)
+
+    @property
+    def crosses_zero_at(self) -> float | None:
+        """Step at which the value comes to 0 from above, if it is falling."""
+        slope = self.slope
+        if slope is None or not slope < 0:
+            return None
+        # The height of the line is a median too: that of the readings, each carried on to the last one's step.
+        now = self._readings[-1][0]
+        height = median(value + slope * (now - step) for step, value in self._readings)
+        return now + max(height, 0.0) / -slope
+
+    def state_dict(self) -> list[tuple[int, float]]:
+        """The readings that it goes by."""
+        return list(self._readings)
+
+    def load_state_dict(self, state: list[tuple[int, float]]) -> None:
+        """Take up those of an earlier one."""
+        self._readings = deque(((step, value) for step, value in state), maxlen=_KEPT)
