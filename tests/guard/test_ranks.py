@@ -48,3 +48,47 @@ def test_two_ranks_decide_as_one(tmp_path):
     assert [e.kind for e in ours[2] if e.step in (3, 4)] == [e.kind for e in theirs[2] if e.step in (3, 4)]
     assert "unmeasured" in [e.kind for e in ours[2] if e.step == 3]
     assert len(list((tmp_path / "log").iterdir())) == 1  # rank 0 alone writes
+
+
+def watch(rank, port, folder):
+    distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    model = DistributedDataParallel(mlp())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    memory = Memory()
+    warnings.simplefilter("ignore", UserWarning)
+    monitor = stepguard.monitor_collapse(
+        model, optimizer, cadence=1, on_warning="perp_grad", recorders=[memory], log_dir=folder / "log"
+    )
+    torch.manual_seed(rank)
+    for index in range(6):
+        y = torch.randint(0, 5, (4 + rank,))
+        if index == 2 and rank == 1:
+            y.fill_(-100)  # this rank has no sample that counts
+        optimizer.zero_grad()
+        # on rank 0 alone the softmax comes near to collapse
+        scale = 1.0 if rank else float(index)
+        loss = F.cross_entropy(1e-3 * model(torch.randn(4 + rank, 12)) + 8 * scale * F.one_hot(y.clamp(0), 5), y)
+        (loss if loss.isfinite() else 0 * model(torch.randn(1, 12)).sum()).backward()
+        if index == 1 and rank == 1:
+            monitor._watch.take()  # this rank loses its batch
+        optimizer.step()
+    torch.save([list(model.module.parameters()), memory.collapses, memory.events, monitor.curing], folder / f"{rank}.pt")
+    monitor.detach()
+    distributed.destroy_process_group()
+
+
+def test_two_ranks_see_collapse_as_one(tmp_path):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    multiprocessing.spawn(watch, (port, tmp_path), nprocs=2)
+    ours, theirs = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1))
+    assert all(torch.equal(p, q) for p, q in zip(ours[0], theirs[0], strict=True))
+    shared = ("step", "samples", "collapse", "headroom_nats", "headroom_min", "curing", "every")
+    seen = [[tuple(getattr(r, name) for name in shared) for r in rank[1]] for rank in (ours, theirs)]
+    assert seen[0] == seen[1]
+    assert [row[:2] for row in seen[0]] == [(0, 9), (1, 4), (2, 4), (3, 9), (4, 9), (5, 9)]
+    assert [e[:2] for e in ours[2]] == [e[:2] for e in theirs[2] if e.kind != "unmeasured"]
+    assert [e.kind for e in ours[2]] == ["warning", "cure_on", "onset"] and ours[3] and theirs[3]
+    assert len(list((tmp_path / "log").iterdir())) == 1
