@@ -8,9 +8,11 @@ import torch
 from stepguard.records import CollapseReading, Event
 
 Level = Literal["calm", "warned", "collapsed"]
-_LOW = 0.25
-"""Share of the headroom that a dtype has at most, below which a forecast is believed: far above it logits grow fast
-and then slow down, so that a straight line would cry wolf."""
+_LOW = 0.4
+"""Share of the headroom that a dtype has, below which a forecast is believed: above it logits grow fast and then slow
+down, so that a straight line would cry wolf."""
+_FAR = 0.5
+"""Share from which on collapse is far again."""
 
 
 class Alarm:
@@ -37,8 +39,8 @@ class Alarm:
         if self.level == "warned" and reading.collapsed:
             self.level = "collapsed"
             events.append(Event(reading.step, "onset", _onset(reading), reading))
-        # Twice as far as it can be said at all, whatever the forecast: that wavers, and a cure would with it.
-        if self.level != "calm" and reading.headroom_nats > 2 * max(self._headroom, _low(reading)):
+        # Farther than it can be said to be near at all, whatever the forecast: that wavers, and a cure would with it.
+        if self.level != "calm" and reading.headroom_nats > max(2 * self._headroom, _FAR * _most(reading)):
             self.level = "calm"
             message = f"step {reading.step}: headroom is back at {reading.headroom_nats:.1f} nats"
             events.append(Event(reading.step, "recovery", message, reading))
@@ -48,12 +50,12 @@ class Alarm:
         if reading.headroom_nats < self._headroom:
             return True
         soon = reading.steps_left is not None and reading.steps_left < self._horizon
-        return soon and reading.headroom_nats < _low(reading)
+        return soon and reading.headroom_nats < _LOW * _most(reading)
 
 
-def _low(reading: CollapseReading) -> float:
-    """Nats below which headroom is low, in the coarsest of the dtypes."""
-    return min(-_LOW * math.log(torch.finfo(getattr(torch, dtype)).eps / 2) for dtype in reading.dtype.split(", "))
+def _most(reading: CollapseReading) -> float:
+    """Nats by which one class may be ahead of another, in the coarsest of the dtypes."""
+    return min(-math.log(torch.finfo(getattr(torch, dtype)).eps / 2) for dtype in reading.dtype.split(", "))
 
 
 def _warning(reading: CollapseReading) -> str:

@@ -29,7 +29,7 @@ def kinds(alarm, *readings):
 
 
 def test_nothing_is_said_where_nothing_is_near():
-    assert kinds(Alarm(1.0, 500), reading(0, 18.0), reading(10, 12.0), reading(20, 4.5, 400.0)) == [[], [], []]
+    assert kinds(Alarm(1.0, 500), reading(0, 18.0), reading(10, 12.0), reading(20, 7.0, 400.0)) == [[], [], []]
 
 
 def test_a_warning_then_onset_then_recovery_each_once():
@@ -44,11 +44,11 @@ def test_collapse_at_once_is_a_warning_and_an_onset():
 
 
 def test_a_forecast_warns_only_where_headroom_is_low():
-    assert kinds(Alarm(1.0, 500), reading(0, 5.0, 100.0)) == [[]]
+    assert kinds(Alarm(1.0, 500), reading(0, 7.0, 100.0)) == [[]]
     assert kinds(Alarm(1.0, 500), reading(0, 3.0, 100.0)) == [["warning"]]
     assert kinds(Alarm(1.0, 500), reading(0, 3.0, 600.0)) == [[]]
-    assert kinds(Alarm(1.0, 500), reading(0, 3.0, 100.0, "float16")) == [[]]  # of 7.6 that is not low
-    assert kinds(Alarm(1.0, 500), reading(0, 3.0, 100.0, "float32, float16")) == [[]]
+    assert kinds(Alarm(1.0, 500), reading(0, 4.0, 100.0, "float16")) == [[]]  # of 7.6 that is not low
+    assert kinds(Alarm(1.0, 500), reading(0, 4.0, 100.0, "float32, float16")) == [[]]
 
 
 def test_a_headroom_that_wavers_about_the_limit_is_told_once():
