@@ -1,19 +1,19 @@
 # shape suffixes: P = parameters
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from stepguard.geometry.inner_products import Pair, add_up, combine_, inner_products, pairs
+from stepguard.geometry import pairs
+from stepguard.geometry.families import Family, families
+from stepguard.geometry.inner_products import combine_, inner_products, rounding
+from stepguard.geometry.projection import projection, projections
 
 Over = Literal["tensor", "all"]
-_ILL = 1e-3
-"""Squared sine of the angle between gradient and weights below which it is not taken from their inner products."""
-_ROUNDINGS = 4
-"""What is left of a gradient, in roundings of its dtype, up to which it is nothing but rounding."""
 
 
 @torch.no_grad()
@@ -24,28 +24,29 @@ def perp_grad_(
     restore_norm: bool = True,
     matrices_only: bool = False,
 ) -> None:
-    r"""Make gradients perpendicular to their parameters, in place: perpGrad, arXiv 2501.04697, section 5.
+    r"""Make gradients perpendicular to their weights, in place: perpGrad (arXiv 2501.04697, section 5).
 
-    :math:`g \leftarrow g - \frac{\theta \cdot g}{\theta \cdot \theta} \theta`, so that the optimizer cannot lower the
-    loss by scaling the weights alone (naive loss minimisation). To be called before each ``optimizer.step()``; weight
-    decay and momentum come after it. With the norm restored it may come before or after clipping by the norm, with
-    the same result.
+    :math:`g \leftarrow g - \frac{\theta \cdot g}{\theta \cdot \theta} \theta`, before ``optimizer.step()``, so that
+    no step scales the weights up for a smaller loss alone. Weight decay, momentum and Adam's own scaling come after it.
 
-    Left as they are: parameters that are zero; of one element, of which nothing would be left (unless over all); and
-    gradients that are not finite, for a GradScaler to see. Gradients along their parameters, to rounding, become
-    zero. Scaled gradients give results that are scaled alike. Computed in float32 at least. Sharded parameters
-    (DTensor) are taken whole, by a collective, so all ranks call this together.
+    - Scaled gradients give scaled results, so a GradScaler may unscale before or after.
+    - Left as they are: gradients of zero weights; gradients that are not finite, for a GradScaler to find; with
+      ``over="tensor"``, gradients of one element, of which nothing would be left.
+    - Made exactly zero: gradients along their weights, of which only rounding would be left.
+    - Sums are taken in float32 or finer; nothing waits for a GPU.
+    - Sharded parameters (DTensor, as of ``fully_shard``) are taken whole: all ranks call this together. Shards that
+      do not know of each other (FSDP1, ZeRO-3) would each be taken for a parameter of its own.
 
     Args:
-        parameters: Those with a gradient are changed; each once.
-        over: ``"tensor"``, each perpendicular to its own parameter (as published in code); ``"all"``, the whole
-            gradient to all parameters together.
-        restore_norm: Make each (or the whole) as long as it was, as the published code does. False with
+        parameters: Those whose ``.grad`` is to change. None is skipped, and each is taken once.
+        over: ``"tensor"``: each gradient against its own weights, as in the paper's code. ``"all"``: all of them as
+            one vector, as in the paper.
+        restore_norm: Make each, or the one vector, as long as it was, as in the paper's code. False with
             ``over="all"`` is the paper's equation 12.
-        matrices_only: Leave alone what has fewer than two dimensions.
+        matrices_only: Only parameters of two dimensions and more, so no bias and no scale of a norm.
 
     Raises:
-        ValueError: For another ``over``, or a sparse gradient, before anything is changed.
+        ValueError: For another ``over``, or for a sparse gradient; before anything is changed.
 
     Example:
         >>> w = torch.tensor([[1.0, 0.0]], requires_grad=True)
@@ -54,66 +55,93 @@ def perp_grad_(
         >>> w.grad
         tensor([[0., 5.]])
     """
-    if over not in get_args(Over):
-        raise ValueError(f'over must be "tensor" or "all", got {over!r}')
-    found = [p for p in pairs(parameters) if p.dim >= 2 or not matrices_only]
+    check_over(over)
+    wanted = [p for p in _each(parameters) if p.ndim >= 2 or not matrices_only]
     if over == "tensor":
-        found = [p for p in found if p.size > 1]
-    if found:
-        _perpendicular_(found, over == "all", restore_norm)
-
-
-@torch.no_grad()
-def nlm_alignments(parameters: Tensor | Iterable[Tensor]) -> Tensor:
-    r"""Cosine of each :math:`-g` with its parameter, ``[P]`` in float64, in the order of those with a gradient.
-
-    Raises:
-        ValueError: For a sparse gradient.
-    """
-    found = pairs(parameters)
-    ww_P, wg_P, gg_P = inner_products(found).unbind(1)
-    return -wg_P / (ww_P * gg_P).sqrt()
+        for family in families([p for p in wanted if p.numel() > 1], to_change=True):
+            _perp_each_(family, restore_norm)
+        return
+    found = families(wanted, to_change=True)
+    for family, total in zip(found, _totals(found), strict=True):
+        combine_(family, *projections(total, restore_norm))
 
 
 @torch.no_grad()
 def nlm_alignment(parameters: Tensor | Iterable[Tensor]) -> Tensor:
-    r"""Cosine of :math:`-g` with the parameters, all of them together: how far training scales instead of learning.
+    r"""Cosine of :math:`-g` with the weights, all parameters together as one vector.
 
-    Near 1 for naive loss minimisation (arXiv 2501.04697, section 4.2); nan without gradients.
+    1 where training would only scale the weights up, the naive loss minimisation of arXiv 2501.04697, section 4.2;
+    nan where there are no gradients, or only zeros. Of sharded parameters, all ranks call this together.
 
-    Raises:
-        ValueError: For a sparse gradient.
+    Returns:
+        Cosine, 0-dimensional, float64 where the device has it. Nothing waits for a GPU.
 
     Example:
         >>> w = torch.tensor([3.0, 4.0], requires_grad=True)
-        >>> w.grad = torch.tensor([-3.0, -4.0])
+        >>> w.grad = torch.tensor([-2.0, 0.0])
         >>> nlm_alignment(w)
-        tensor(1., dtype=torch.float64)
+        tensor(0.6000, dtype=torch.float64)
     """
-    ww, wg, gg = inner_products(pairs(parameters)).sum(0)
-    cosine: Tensor = -wg / (ww * gg).sqrt()
-    return cosine
+    found = families(_each(parameters), to_change=False)
+    return _cosine(_totals(found)[0])[0] if found else torch.tensor(math.nan, dtype=torch.float64)
 
 
-def _perpendicular_(found: list[Pair], as_one: bool, restore_norm: bool) -> None:
-    products = inner_products(found)
-    if as_one:
-        products = add_up(products)
-    ww_P, wg_P, gg_P = products.unbind(1)
-    usable_P = products.isfinite().all(1) & (ww_P > 0) & (gg_P > 0)
-    along_P = torch.where(usable_P, -wg_P / ww_P, 0.0)
-    left_P = gg_P + along_P * wg_P
-    # On a GPU to look at them would be to wait for them.
-    if products.is_cpu and not bool((usable_P & (left_P < _ILL * gg_P)).any()):
-        scale_P = torch.where(usable_P & restore_norm, (gg_P / left_P).sqrt(), 1.0)
-        combine_(found, scale_P, along_P * scale_P)
+@torch.no_grad()
+def nlm_alignments(parameters: Tensor | Iterable[Tensor]) -> Tensor:
+    r"""Cosine of each :math:`-g` with its own weights, ``[P]`` in the order given; see :func:`nlm_alignment`.
+
+    nan where there is no gradient, or only zeros. Twice the same parameter counts once.
+
+    Example:
+        >>> w, b = (torch.ones(2, requires_grad=True) for _ in range(2))
+        >>> w.grad = torch.tensor([-3.0, -3.0])
+        >>> nlm_alignments([w, b])
+        tensor([1., nan], dtype=torch.float64)
+    """
+    each = _each(parameters)
+    device = next((p.device for p in each if p.grad is not None), torch.device("cpu"))
+    unknown = torch.full((), math.nan, dtype=pairs.finest(device), device=device)
+    cosines = [unknown] * len(each)
+    for family in families(each, to_change=False):
+        places = (place for rows in family.rows for place in rows.at)
+        for place, cosine in zip(places, _cosine(inner_products(family)), strict=True):
+            cosines[place] = cosine.to(unknown)
+    return torch.stack(cosines) if cosines else unknown.new_empty(0)
+
+
+def check_over(over: str) -> None:
+    """Raise a ValueError unless it is one of :data:`Over`."""
+    if over not in get_args(Over):
+        raise ValueError(f'over must be "tensor", each gradient by itself, or "all", as one vector; got {over!r}')
+
+
+def _each(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    return list(dict.fromkeys([parameters] if isinstance(parameters, Tensor) else parameters))
+
+
+def _perp_each_(family: Family, restore_norm: bool) -> None:
+    if not family.on_host or family.mesh is not None:
+        combine_(family, *projections(inner_products(family), restore_norm))
         return
-    combine_(found, torch.ones_like(along_P), along_P)
-    left_P = inner_products(found)[:, 2]
-    if as_one:
-        left_P = add_up(left_P)
-    rounding_P = torch.tensor([_ROUNDINGS * torch.finfo(p.grad.dtype).eps for p in found], dtype=left_P.dtype)
-    rounding_P = rounding_P.amax().expand_as(left_P) if as_one else rounding_P
-    nothing_P = left_P <= rounding_P.to(left_P.device).square() * gg_P
-    scale_P = torch.where(usable_P & restore_norm, (gg_P / left_P).sqrt(), 1.0).masked_fill(usable_P & nothing_P, 0.0)
-    combine_(found, scale_P, torch.zeros_like(scale_P))
+    for rows in family.rows:
+        if rows.flat:  # one after the other, each while the cache still has it
+            share = rounding(rows.grads[0])
+            for w, g in zip(rows.weights, rows.grads, strict=True):
+                ww, wg, gg = pairs.products(w, g)
+                pairs.combine_(w, g, *projection(ww, wg, gg, share * gg, restore_norm))
+        else:
+            part = family._replace(rows=[rows])
+            combine_(part, *projections(inner_products(part), restore_norm))
+
+
+def _totals(found: list[Family]) -> list[Tensor]:
+    """The sum over all parameters in the place of each, by family ``[4, P]``."""
+    of_each = [inner_products(family) for family in found]
+    sums_41 = [products_4P.sum(1, keepdim=True) for products_4P in of_each]
+    return [torch.stack([s.to(own) for s in sums_41]).sum(0).expand_as(own) for own in of_each]
+
+
+def _cosine(products_4P: Tensor) -> Tensor:
+    ww_P, wg_P, gg_P, _ = products_4P
+    cosine_P: Tensor = -wg_P / (ww_P.sqrt() * gg_P.sqrt())
+    return cosine_P.clamp(-1.0, 1.0)

@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from stepguard import __version__
 from stepguard.cli import demo, main, side_by_side
-from stepguard.cli.models import MODELS
+from stepguard.cli.spike.models import MODELS
 from stepguard.guard import ACTIONS
 
 RUNS = ["no spike", "plain", "clipped", "guarded"]

@@ -57,7 +57,8 @@ def test_a_reading_is_that_of_the_logits_gradients_and_weights_of_its_step():
     z = twin(X)
     F.cross_entropy(z, Y).backward()
     near, (reading,) = softmax_collapse(z, Y), memory.collapses
-    g, w = (torch.cat([t.flatten() for t in ts]).double() for ts in zip(*((p.grad, p.detach()) for p in twin.parameters())))
+    w = nn.utils.parameters_to_vector(twin.parameters()).detach().double()
+    g = torch.cat([p.grad.flatten() for p in twin.parameters()]).double()
     assert (reading.step, reading.samples, reading.dtype, reading.classes) == (0, 32, "float32", 5)
     assert reading.collapse == reading.zero_terms == reading.zero_gradients == 0
     assert reading.headroom_min == pytest.approx(near.headroom_N.min().item(), abs=0.01)
@@ -116,7 +117,13 @@ def train_and_tell(watched, model, make, loss, dtype=torch.float32):
         monitor.detach()
     trail += [v for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
-    return trail, (torch.rand(3).tolist(), random.random(), model.training, hooks, len(optimizer._optimizer_step_pre_hooks))
+    return trail, (
+        torch.rand(3).tolist(),
+        random.random(),
+        model.training,
+        hooks,
+        len(optimizer._optimizer_step_pre_hooks),
+    )
 
 
 def noisy():
@@ -150,7 +157,10 @@ def test_beside_a_guard_both_see_what_each_sees_alone():
         for each in on:
             each.detach()
         assert not [e for e in memory.events if e.kind == "unmeasured"]
-        known = [r._replace(cost_share=None) for r in memory.collapses], [r._replace(cost_share=None) for r in memory.readings]
+        known = (
+            [r._replace(cost_share=None) for r in memory.collapses],
+            [r._replace(cost_share=None) for r in memory.readings],
+        )
         return known, list(model.parameters())
 
     (both, parameters), (guard, _), (monitor, _) = run(True, True), run(True, False), run(False, True)
@@ -240,7 +250,9 @@ def test_an_error_of_ours_ends_no_run(monkeypatch):
         raise RuntimeError("broken on purpose")
 
     monkeypatch.setattr("stepguard.probe.loss_watch.look_at", broken)
-    with pytest.warns(UserWarning, match="step 0 was not looked at for softmax collapse. RuntimeError: broken on purpose"):
+    with pytest.warns(
+        UserWarning, match="step 0 was not looked at for softmax collapse. RuntimeError: broken on purpose"
+    ):
         _, memory = train(mlp(), 3, cadence=1)
     assert [kind for _, kind in events(memory)] == ["unmeasured"] * 3
 

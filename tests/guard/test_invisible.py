@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import stepguard
-from stepguard.cli.models import Transformer
+from stepguard.cli.spike.models import Transformer
 
 
 def mlp_dropout():

@@ -73,7 +73,9 @@ def watch(rank, port, folder):
         if index == 1 and rank == 1:
             monitor._watch.take()  # this rank loses its batch
         optimizer.step()
-    torch.save([list(model.module.parameters()), memory.collapses, memory.events, monitor.curing], folder / f"{rank}.pt")
+    torch.save(
+        [list(model.module.parameters()), memory.collapses, memory.events, monitor.curing], folder / f"{rank}.pt"
+    )
     monitor.detach()
     distributed.destroy_process_group()
 

@@ -104,7 +104,7 @@ def run(case: Case, steps: int = 3, lr: float = 0.05) -> list[Measured]:
                 update = {n: after[n].detach().double() - p.detach().double() for n, p in before.named_parameters()}
                 torch.manual_seed(SEED + step)
                 reference = math.nan if case.refused else reference_r(task, before, update)
-            readings, events = memory.drain()
+            readings, _, events = memory.drain()
             unmeasured = " ".join(e.message for e in events if e.kind == "unmeasured")
             r, estimator = (readings[0].r, readings[0].estimator) if readings else (math.nan, "")
             found.append(Measured(r, reference, estimator, unmeasured))

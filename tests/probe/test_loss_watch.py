@@ -66,7 +66,12 @@ LOSSES = {
     "double": (lambda m: F.cross_entropy(logits(m).double(), Y), torch.float64, None, Y),
     "autocast": (autocast, "float of half", None, Y),
     "half log_softmax": (lambda m: F.nll_loss(F.log_softmax(logits(m).half(), -1), Y), torch.float16, None, Y),
-    "own dtype": (lambda m: F.nll_loss(F.log_softmax(logits(m).half(), -1, dtype=torch.float32), Y), "float of half", None, Y),
+    "own dtype": (
+        lambda m: F.nll_loss(F.log_softmax(logits(m).half(), -1, dtype=torch.float32), Y),
+        "float of half",
+        None,
+        Y,
+    ),
     "nll_loss": (lambda m: F.nll_loss(F.log_softmax(logits(m), -1), Y), torch.float32, None, Y),
     "nll ignored": (lambda m: F.nll_loss(F.log_softmax(logits(m), -1), SOME), torch.float32, SOME >= 0, Y),
     "sequences": (
@@ -223,7 +228,9 @@ def test_looking_changes_no_bit_of_a_gradient():
         model.zero_grad(), twin.zero_grad()
         seen_in(model, loss)
         loss(twin).backward()
-        assert all(torch.equal(p.grad, q.grad) for p, q in zip(model.parameters(), twin.parameters(), strict=True)), name
+        assert all(torch.equal(p.grad, q.grad) for p, q in zip(model.parameters(), twin.parameters(), strict=True)), (
+            name
+        )
 
 
 @pytest.mark.filterwarnings("ignore")

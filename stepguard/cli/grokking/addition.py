@@ -6,7 +6,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import random_split
 
 
 class Addition(NamedTuple):
@@ -25,8 +24,8 @@ def addition(modulus: int) -> Addition:
     a_N, b_N = torch.cartesian_prod(torch.arange(modulus), torch.arange(modulus)).unbind(1)
     pairs_NP = torch.cat([F.one_hot(a_N, modulus), F.one_hot(b_N, modulus)], dim=1).float()
     count = int(0.4 * len(a_N))
-    train, test = random_split(range(len(a_N)), [count, len(a_N) - count])  # type: ignore[arg-type]
-    return Addition(pairs_NP, (a_N + b_N) % modulus, torch.tensor(train.indices), torch.tensor(test.indices))
+    train_K, test_K = torch.randperm(len(a_N)).tensor_split([count])  # as random_split draws them
+    return Addition(pairs_NP, (a_N + b_N) % modulus, train_K, test_K)
 
 
 def mlp(modulus: int, width: int = 200) -> nn.Module:

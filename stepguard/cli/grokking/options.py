@@ -63,7 +63,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--over",
         choices=("tensor", "all"),
         default="tensor",
-        help="perpGrad makes each weight tensor's gradient perpendicular to it, or the whole one to all (default: tensor)",
+        help="perpGrad makes each tensor's gradient perpendicular to it, or the whole one to all (default: tensor)",
     )
     parser.add_argument(
         "--no-restore-norm",

@@ -4,7 +4,7 @@ import pytest
 from matplotlib.image import imread
 from views.frames import Frame, clamped, reading
 
-from stepguard.views.picture import Window, save_picture
+from stepguard.views.spike.picture import Window, save_picture
 
 
 def draw(path, histories):

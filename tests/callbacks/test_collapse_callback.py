@@ -55,9 +55,7 @@ def test_tensorboard_gets_readings_and_events(tmp_path):
     trainer(tmp_path, monitor, logger=logger, log_every_n_steps=4, max_epochs=2).fit(Growing(), data())
     log = EventAccumulator(str(tmp_path / "tb"), size_guidance={"tensors": 0}).Reload()
     assert {m.key() for m in COLLAPSE_METRICS} <= set(log.Tags()["scalars"])
-    texts = [
-        (e.step, e.tensor_proto.string_val[0].decode()) for e in log.Tensors("stepguard/events/text_summary")
-    ]
+    texts = [(e.step, e.tensor_proto.string_val[0].decode()) for e in log.Tensors("stepguard/events/text_summary")]
     assert [kind in text for (_, text), kind in zip(texts, ("is near", "has collapsed"), strict=True)] == [True, True]
     steps = [e.step for e in log.Scalars("softmax/collapse")]
     # the first, those at the trainer's cadence, and those with something to tell

@@ -6,7 +6,7 @@ from rich.console import Console
 from views.frames import Frame, clamped, reading
 
 from stepguard.records import Event
-from stepguard.views.summary import Outcome, closing_table, median_outcome, outcome
+from stepguard.views.spike.summary import Outcome, closing_table, median_outcome, outcome
 
 
 def test_outcome_of_a_run_by_hand():
