@@ -1,20 +1,18 @@
 """Promise 4: the same decision on every rank, with two gloo processes."""
 
-import socket
 import warnings
 
 import torch
 import torch.nn.functional as F
+from processes import run_on_ranks
 from reference import mlp
-from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 import stepguard
 from stepguard.records import Memory
 
 
-def work(rank, port, folder):
-    distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def guarded(rank, folder):
     torch.manual_seed(0)
     model = DistributedDataParallel(mlp())
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -32,16 +30,11 @@ def work(rank, port, folder):
             x.data.fill_(float("nan"))
         optimizer.step()
     guard.detach()
-    torch.save([list(model.module.parameters()), memory.readings, memory.events], folder / f"{rank}.pt")
-    distributed.destroy_process_group()
+    return list(model.module.parameters()), memory.readings, memory.events
 
 
 def test_two_ranks_decide_as_one(tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    multiprocessing.spawn(work, (port, tmp_path), nprocs=2)
-    ours, theirs = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1))
+    ours, theirs = run_on_ranks(guarded, tmp_path)
     assert all(torch.equal(p, q) for p, q in zip(ours[0], theirs[0], strict=True))
     assert [(r.step, r.r, r.scale) for r in ours[1]] == [(r.step, r.r, r.scale) for r in theirs[1]]
     assert any(r.scale < 1 for r in ours[1])
@@ -50,8 +43,7 @@ def test_two_ranks_decide_as_one(tmp_path):
     assert len(list((tmp_path / "log").iterdir())) == 1  # rank 0 alone writes
 
 
-def watch(rank, port, folder):
-    distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def watched(rank, folder):
     torch.manual_seed(0)
     model = DistributedDataParallel(mlp())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -73,19 +65,13 @@ def watch(rank, port, folder):
         if index == 1 and rank == 1:
             monitor._watch.take()  # this rank loses its batch
         optimizer.step()
-    torch.save(
-        [list(model.module.parameters()), memory.collapses, memory.events, monitor.curing], folder / f"{rank}.pt"
-    )
+    curing = monitor.curing
     monitor.detach()
-    distributed.destroy_process_group()
+    return list(model.module.parameters()), memory.collapses, memory.events, curing
 
 
 def test_two_ranks_see_collapse_as_one(tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    multiprocessing.spawn(watch, (port, tmp_path), nprocs=2)
-    ours, theirs = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1))
+    ours, theirs = run_on_ranks(watched, tmp_path)
     assert all(torch.equal(p, q) for p, q in zip(ours[0], theirs[0], strict=True))
     shared = ("step", "samples", "collapse", "headroom_nats", "headroom_min", "curing", "every")
     seen = [[tuple(getattr(r, name) for name in shared) for r in rank[1]] for rank in (ours, theirs)]

@@ -7,6 +7,9 @@ from views.frames import Frame, clamped, reading
 
 from stepguard.views.console import LiveView, watch
 from stepguard.views.plain import PlainView
+from stepguard.views.spike.look import spike_look
+
+LOOK = spike_look(target=1.0)
 
 
 def terminal(width=80, height=24):
@@ -14,10 +17,10 @@ def terminal(width=80, height=24):
 
 
 def test_a_terminal_gets_the_live_view_and_a_pipe_gets_lines():
-    assert isinstance(watch(terminal(), "", ["a"], 1.0, 1), LiveView)
-    assert isinstance(watch(Console(file=io.StringIO()), "", ["a"], 1.0, 1), PlainView)
+    assert isinstance(watch(terminal(), "", ["a"], LOOK, 1), LiveView)
+    assert isinstance(watch(Console(file=io.StringIO()), "", ["a"], LOOK, 1), PlainView)
     dumb = Console(file=io.StringIO(), force_terminal=True, _environ={"TERM": "dumb"})
-    assert isinstance(watch(dumb, "", ["a"], 1.0, 1), PlainView)
+    assert isinstance(watch(dumb, "", ["a"], LOOK, 1), PlainView)
 
 
 def last_picture(view, console):
@@ -32,7 +35,7 @@ def last_picture(view, console):
 def test_live_view_fits_and_shows_everything(width, height):
     console = terminal(width, height)
     runs = ["no spike", "plain", "clipped", "guarded"]
-    with watch(console, "a title", runs, 1.0, 40) as view:
+    with watch(console, "a title", runs, LOOK, 40) as view:
         view.stage("seed 3")
         for step in range(10):
             for run in runs:
@@ -50,7 +53,7 @@ def test_live_view_fits_and_shows_everything(width, height):
 @pytest.mark.parametrize("r", [0.0, 1e-9, 1.0, 1e30, math.inf, math.nan, None])
 def test_live_view_survives_any_r(r):
     console = terminal()
-    with watch(console, "", ["plain", "withheld"], 1.0, 2) as view:
+    with watch(console, "", ["plain", "withheld"], LOOK, 2) as view:
         view.frame("plain", Frame(0, loss=math.nan, reading=None if r is None else reading(0, r)))
         view.frame("withheld", Frame(0, loss=math.inf, reading=None if r is None else reading(0, r, scale=0.0)))
     assert "withheld" in last_picture(view, console)
@@ -58,14 +61,14 @@ def test_live_view_survives_any_r(r):
 
 def test_live_view_comes_down_when_training_is_interrupted():
     console = terminal()
-    with pytest.raises(KeyboardInterrupt), watch(console, "", ["a"], 1.0, 2) as view:
+    with pytest.raises(KeyboardInterrupt), watch(console, "", ["a"], LOOK, 2) as view:
         raise KeyboardInterrupt
     assert not view._live.is_started
 
 
 def plain_lines(steps, every=25):
     out = io.StringIO()
-    with PlainView(Console(file=out, width=80), "a title", ["plain", "guarded"], every) as view:
+    with PlainView(Console(file=out, width=80), "a title", ["plain", "guarded"], LOOK, every) as view:
         view.stage("seed 0")
         for step in range(steps):
             view.frame("plain", Frame(step, reading=reading(step, 0.5)))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from stepguard.cli.option_help import add_log_dir, adder, fresh_folder, refuse_without
-from stepguard.cli.option_types import count, positive, whole
+from stepguard.cli.option_types import count, rate, seed
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -21,7 +21,9 @@ Leaves a table, a picture and TensorBoard logs."""
 EXAMPLES = """\
 examples:
   stepguard demo grokking                     under a minute on one core
-  stepguard demo grokking --no-restore-norm   perpGrad as in the paper's equation
+  stepguard demo grokking --over all --no-restore-norm
+                                              perpGrad as in the paper's
+                                              equation 12
   stepguard demo grokking --loss-dtype float16 --epochs 300
                                               the collapse itself, which comes
                                               early in half precision"""
@@ -57,8 +59,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add = adder(parser)
     add("--epochs", count, 160, "N", "epochs of each run, of one full-batch step each")
-    add("--lr", positive, 0.01, "RATE", "learning rate of AdamW")
-    add("--seed", whole, 42, "SEED", "draws the training pairs and the first weights")
+    add("--lr", rate, 0.01, "RATE", "learning rate of AdamW")
+    add("--seed", seed, 42, "SEED", "draws the training pairs and the first weights")
     parser.add_argument(
         "--over",
         choices=("tensor", "all"),

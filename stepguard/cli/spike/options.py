@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from stepguard.cli.option_help import add_log_dir, adder, fresh_folder, refuse_without
-from stepguard.cli.option_types import count, positive, whole
+from stepguard.cli.option_types import LARGEST_RATE, count, positive, seed, whole
 
 if TYPE_CHECKING:
     from stepguard.guard import Action
@@ -82,7 +81,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--spike", positive, 10_000, "FACTOR", "what the learning rate is multiplied by")
     add("--at", whole, 50, "STEP", "step at which the spike begins, counted from 0")
     add("--for", count, None, "STEPS", "how long the spike lasts (default: to the end)")
-    add("--seed", whole, 0, "SEED", "first seed")
+    add("--seed", seed, 0, "SEED", "first seed")
     add("--seeds", count, 1, "N", "how many seeds, one after the other; with several the table shows medians")
     parser.add_argument(
         "--action",
@@ -119,8 +118,8 @@ def plan_of(args: argparse.Namespace) -> Plan:
             f"--at {args.at}: the run ends after {args.steps} steps and would never meet the spike. "
             f"Choose --at below {args.steps}, or more --steps"
         )
-    if not math.isfinite(lr * args.spike):
-        raise ValueError(f"--lr {lr:g} times --spike {args.spike:g} is too large for a number")
+    if lr * max(args.spike, 1.0) > LARGEST_RATE:
+        raise ValueError(f"--lr {lr:g} times --spike {args.spike:g} is too large: Adam can take {LARGEST_RATE:g}")
     seeds = tuple(range(args.seed, args.seed + args.seeds))
     length = vars(args)["for"]
     return Plan(

@@ -9,9 +9,10 @@ RIGHT, LOST = "green", "red"
 
 
 def _line(frame: CollapseFrame) -> str:
+    # No column for collapse, which is where headroom is negative: beside the runs' names this fills 80 columns.
     return (
-        f"loss {frame.loss:<8.3g}  train {frame.train_accuracy:5.1f}%  test {frame.test_accuracy:5.1f}%  "
-        f"collapsed {collapsed(frame):.1f}%  headroom {headroom(frame):.2f}"
+        f"loss {frame.loss:<7.2g}  train {frame.train_accuracy:5.1f}%  test {frame.test_accuracy:5.1f}% "
+        f"{headroom(frame):5.1f} nats"
     )
 
 

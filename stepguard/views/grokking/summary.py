@@ -49,7 +49,7 @@ def closing_table(rows: Mapping[str, Outcome], caption: str) -> Table:
         table.add_column(heading, justify="right")
     for run, row in rows.items():
         values = (f"{row.train:.1f}", f"{row.test:.1f}", _epoch(row.half), _epoch(row.generalised))
-        table.add_row(run, *values, _number(row.peak_collapse, "%"), f"{row.lowest_headroom:.2f}")
+        table.add_row(run, *values, _known(row.peak_collapse, ".1f", "%"), _known(row.lowest_headroom, ".2f"))
     return table
 
 
@@ -61,5 +61,5 @@ def _epoch(value: int | None) -> str:
     return "never" if value is None else f"{value}"
 
 
-def _number(value: float, unit: str = "") -> str:
-    return "-" if math.isnan(value) else f"{value:.1f}{unit}"
+def _known(value: float, digits: str, unit: str = "") -> str:
+    return "-" if math.isnan(value) else f"{value:{digits}}{unit}"

@@ -1,13 +1,14 @@
-import os
 import re
 import subprocess
 import sys
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from cli import demos
+from cli.demos import scalars
 
 from stepguard import __version__
-from stepguard.cli import demo, main, side_by_side
+from stepguard.cli import main, option_help
+from stepguard.cli.spike import options, side_by_side
 from stepguard.cli.spike.models import MODELS
 from stepguard.guard import ACTIONS
 
@@ -18,23 +19,11 @@ RUNS = ["no spike", "plain", "clipped", "guarded"]
 def short(tmp_path_factory):
     """A short demo: exit code, what it printed, its folder."""
     root = tmp_path_factory.mktemp("demo")
-    done = subprocess.run(
-        [sys.executable, "-m", "stepguard.cli", "demo", "--steps", "12", "--at", "6", "--log-dir", str(root)],
-        capture_output=True,
-        text=True,
-        env={key: value for key, value in os.environ.items() if key != "COLUMNS"},
-    )
-    return done, root / "run-1"
-
-
-def scalars(folder):
-    log = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0}).Reload()
-    return {tag: {e.step: e.value for e in log.Scalars(tag)} for tag in log.Tags()["scalars"]}
+    return demos.stepguard("demo", "--steps", 12, "--at", 6, "--log-dir", root), root / "run-1"
 
 
 def table_rows(text):
-    cells = (re.split(r"\s{2,}", line.strip()) for line in text.splitlines())
-    return {row[0]: row[1:] for row in cells if row[0] in RUNS and len(row) == 5}
+    return demos.table_rows(text, RUNS, columns=4)
 
 
 def test_the_table_has_the_four_runs(short):
@@ -152,6 +141,9 @@ def test_interrupted_at_once(tmp_path, capsys, monkeypatch):
         (["--spike", "nan"], r"--spike: must be positive and finite, got nan"),
         (["--target", "inf"], r"--target: must be positive and finite"),
         (["--lr", "1e300", "--spike", "1e300"], r"too large"),
+        (["--lr", "1e34"], r"--lr 1e\+34 times --spike 10000 is too large: Adam can take 1e\+37"),
+        (["--lr", "1e38", "--spike", "0.1"], r"too large"),
+        (["--seed", str(2**63)], r"--seed: must be below 2\*\*63, got 9223372036854775808"),
         (["--model", "gpt"], r"invalid choice: 'gpt'"),
         (["--action", "brake"], r"invalid choice: 'brake'"),
     ],
@@ -172,24 +164,34 @@ def test_a_log_folder_that_cannot_be_made_is_named(tmp_path, capsys):
 
 
 def test_missing_packages_are_named_with_what_to_install(capsys, monkeypatch):
-    monkeypatch.setattr(demo, "find_spec", lambda name: None if name == "sklearn" else object())
+    monkeypatch.setattr(option_help, "find_spec", lambda name: None if name == "sklearn" else object())
     with pytest.raises(SystemExit, match="2"):
         main(["demo"])
     err = " ".join(capsys.readouterr().err.split())
     assert "the demo needs scikit-learn: pip install 'stepguard[demo]'" in err
 
 
-def test_help_teaches_and_loads_nothing_heavy():
-    code = (
-        "import sys; from stepguard.cli import main\ntry: main(['demo', '--help'])\nexcept SystemExit: pass\n"
-        "assert not {'torch', 'rich', 'matplotlib', 'sklearn', 'numpy'} & set(sys.modules), 'heavy'"
-    )
-    environ = os.environ | {"COLUMNS": "80"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ)
+def test_help_teaches():
+    done = demos.stepguard("demo", "spike", "--help", COLUMNS="80")
     assert done.stderr == "" and done.returncode == 0
     for part in ("examples:", "default: 10,000", "default: 0.01 for mlp", "runs/demo", "{clamp,drive,observe}"):
         assert part in " ".join(done.stdout.split())
     assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("arguments", [["demo", "--help"], ["demo", "spike", "--help"], ["demo", "grokking", "--help"]])
+def test_help_loads_nothing_heavy(arguments):
+    code = (
+        f"import sys; from stepguard.cli import main\ntry: main({arguments})\nexcept SystemExit: pass\n"
+        "assert not {'torch', 'rich', 'matplotlib', 'sklearn', 'numpy'} & set(sys.modules), 'heavy'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("usage: stepguard demo")
+
+
+def test_the_largest_numbers_that_are_accepted_can_be_trained_with(tmp_path, capsys):
+    assert short_demo(tmp_path, "--lr", "1e33", "--seed", str(2**63 - 1), "--seeds", "2") == 0
+    assert "Medians over 2 seeds" in capsys.readouterr().out
 
 
 def test_version_and_no_command(capsys):
@@ -201,5 +203,5 @@ def test_version_and_no_command(capsys):
 
 
 def test_choices_are_those_of_the_library():
-    assert sorted(demo.SETUPS) == sorted(MODELS)
-    assert sorted(demo.ACTIONS) == sorted(ACTIONS)
+    assert sorted(options.SETUPS) == sorted(MODELS)
+    assert sorted(options.ACTIONS) == sorted(ACTIONS)
