@@ -33,6 +33,7 @@ class StepGuard(Callback):
         quantile: Which quantile over the samples counts as the batch's r; 1 is the maximum.
         strict: Raise when a step cannot be measured, instead of warning once and going on.
         batch_norm: ``"train"`` measures with batch statistics, as training does; ``"eval"`` with running averages.
+        budget: Share of the time that measuring may cost, with ``cadence="auto"`` and nothing near the limit.
 
     Raises:
         ValueError: For a setting that makes no sense.
@@ -53,8 +54,9 @@ class StepGuard(Callback):
         quantile: float = 1.0,
         strict: bool = False,
         batch_norm: BatchNorm = "train",
+        budget: float = 0.03,
     ):
-        self._settings = Settings(action, target, cadence, logits, None, quantile, strict, batch_norm).checked()
+        self._settings = Settings(action, target, cadence, logits, None, quantile, strict, batch_norm, budget).checked()
         self._module = module
         self._memory = Memory()
         self._guard: Guard | None = None

@@ -31,6 +31,7 @@ def attach(
     quantile: float = 1.0,
     strict: bool = False,
     batch_norm: BatchNorm = "train",
+    budget: float = 0.03,
     log_dir: str | PathLike[str] | None = None,
     recorders: Sequence[Recorder] = (),
 ) -> Guard:
@@ -48,8 +49,9 @@ def attach(
         action: ``"observe"`` never changes a step; ``"clamp"`` multiplies the update by
             min(1, target / r); ``"drive"`` by target / r.
         target: Limit on r. 1 is the radius itself, smaller is more careful.
-        cadence: ``"auto"`` and ``"every"`` measure every step; a number k every k-th step only, which
-            lets the steps between go unmeasured.
+        cadence: ``"auto"`` looks at the length of every step, and measures those that may be near the limit and,
+            now and then, another, to know what near is; ``"every"`` measures every step; a number k every k-th
+            step only, which lets the steps between go unmeasured.
         logits: Function from the output of ``model`` to its logits ``[..., C]``, for a softmax that is not
             one of PyTorch's own; the loss is then not looked at.
         forward: Function from the model to logits ``[..., C]``, run instead of what training did,
@@ -58,6 +60,8 @@ def attach(
         strict: Raise when a step cannot be measured, instead of warning once and going on.
         batch_norm: ``"train"`` measures normalisation layers that train with the batch's statistics, as
             training uses them; ``"eval"`` with their running averages, as the model will be evaluated.
+        budget: Share of the time that training takes which measuring may cost with ``cadence="auto"``, as long as
+            nothing is near the limit; there it costs what it costs.
         log_dir: Folder for TensorBoard; None writes nothing.
         recorders: Further places to write to, for instance :class:`stepguard.records.Memory`.
 
@@ -80,7 +84,7 @@ def attach(
         (True, 1.0)
     """
     model, optimizer = _unwrapped(model, optimizer)
-    settings = Settings(action, target, cadence, logits, forward, quantile, strict, batch_norm).checked()
+    settings = Settings(action, target, cadence, logits, forward, quantile, strict, batch_norm, budget).checked()
     check_owned(model, optimizer)
     return Guard(model, optimizer, settings, _places(log_dir, recorders))
 

@@ -4,23 +4,22 @@ from collections import deque
 from statistics import median
 from typing import Any
 
-SHARE = 0.02
-"""Of the time that training takes, what readings may take."""
-_FIRST = 32
 _MOST = 4096
 
 
 class Budget:
-    """How often something can be read so that it costs no more than 2% of the time that training takes.
+    """How often something can be read so that it costs no more than its share of the time that training takes.
 
     Steps between readings are a power of two: doubled as soon as needed, halved only where four times as many
     readings would do, so that it stays the same for long.
 
     Args:
+        allowed: That share.
+        first: Steps between readings to begin with.
         fixed: Steps between readings, whatever they cost; None keeps to the budget.
 
     Example:
-        >>> budget = Budget(None)
+        >>> budget = Budget(0.02, 32)
         >>> for _ in range(3):
         ...     budget.plain_step(0.010)
         ...     budget.reading(0.005)  # half a step: every 25th would do
@@ -28,9 +27,9 @@ class Budget:
         32
     """
 
-    def __init__(self, fixed: int | None):
-        self.every = fixed or _FIRST
-        self._fixed = fixed is not None
+    def __init__(self, allowed: float, first: int, fixed: int | None = None):
+        self.every = fixed or first
+        self._allowed, self._fixed = allowed, fixed is not None
         self._steps: deque[float] = deque(maxlen=32)
         self._readings: deque[float] = deque(maxlen=5)
 
@@ -44,7 +43,7 @@ class Budget:
         # The first reading of a process loads and warms up what later ones find ready.
         if self._fixed or len(self._readings) < 2 or not self._steps:
             return
-        wanted = median(self._readings) / (SHARE * median(self._steps))
+        wanted = median(self._readings) / (self._allowed * median(self._steps))
         while self.every < min(wanted, _MOST):
             self.every *= 2
         while self.every > 1 and self.every >= 4 * wanted:

@@ -23,6 +23,10 @@ from stepguard.probe.summary import Summary, summary
 from stepguard.records import CollapseReading, Event, Recorder
 
 _QUANTILE = 0.01
+_SHARE = 0.02
+"""Of the time that training takes, what readings may take."""
+_FIRST = 32
+"""Steps from one reading to the next, until it is known what they cost."""
 
 
 class CollapseMonitor:
@@ -46,7 +50,7 @@ class CollapseMonitor:
         self._reporter = Reporter(recorders, settings.strict)
         self._alarm = Alarm(settings.headroom, settings.horizon)
         self._trend = Trend()
-        self._budget = Budget(None if settings.cadence == "auto" else settings.cadence)
+        self._budget = Budget(_SHARE, _FIRST, None if settings.cadence == "auto" else settings.cadence)
         self._next = 0
         self._due = False
         self._spent = 0.0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -7,22 +8,29 @@ from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stepguard.guard.cost import Cost
 from stepguard.guard.gradients import return_gradients, withhold_gradients
 from stepguard.guard.hooks import hook_step
 from stepguard.guard.movement import Movement
 from stepguard.guard.policy import Settings, step_scale
-from stepguard.guard.ranks import agree
+from stepguard.guard.ranks import agree, agree_on_any
 from stepguard.guard.reporter import Reporter
 from stepguard.guard.statistics import RunningStatistics
+from stepguard.guard.trigger import Trigger
 from stepguard.probe import NOTHING_SEEN, Manner, Probe, SeenStep, no_modes
 from stepguard.records import Event, Reading, Recorder, breach_event
 
 _MOVED = (
     "The optimizer moved the parameters before it ran the closure, as SAM does, so the gradients are not those of "
     "where the step starts from"
+)
+_OVER = (
+    "steps that may be near the limit are all measured, which takes more than the {:.0%} of the time that measuring is "
+    "given where they are not"
 )
 
 
@@ -47,11 +55,12 @@ class Guard:
         self._settings, self._optimizer = settings, optimizer
         self._reporter = Reporter(recorders, settings.strict)
         self._movement = Movement()
+        self._trigger = Trigger(settings.target, settings.budget) if settings.triggered else None
         self._due = False
         self._failure: Exception | None = None
         self._seen = NOTHING_SEEN
         self._held: list[tuple[Tensor, Tensor]] = []
-        self._seconds = 0.0
+        self._cost = Cost()
         self._previous_end: float | None = None
         self._statistics = RunningStatistics(model) if settings.action != "observe" else None
         keep = self._statistics.keep if self._statistics else None
@@ -82,13 +91,20 @@ class Guard:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on exactly as it would have."""
         last = self.last and self.last.as_dict()
-        return {"version": 1, "step": self.step, "last": last, "probe": self._probe.state_dict()}
+        trigger = self._trigger and self._trigger.state_dict()
+        return {"version": 1, "step": self.step, "last": last, "probe": self._probe.state_dict(), "trigger": trigger}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the state of an earlier guard."""
         self.step = state["step"]
         self.last = state["last"] and Reading(**state["last"])
         self._probe.load_state_dict(state["probe"])
+        if self._trigger and state.get("trigger"):
+            self._trigger.load_state_dict(state["trigger"])
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self._parameters())).device
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self._optimizer.param_groups for p in group["params"]]
@@ -111,7 +127,7 @@ class Guard:
                 self._movement.begin(self._optimizer)
             except Exception as error:
                 self._failure = error
-        self._seconds = self._seen.seconds + time.perf_counter() - started
+        self._cost.add(self._seen.seconds + time.perf_counter() - started)
 
     def _end(self) -> None:
         started = time.perf_counter()
@@ -130,34 +146,77 @@ class Guard:
             self._due = False
             self.step += 1
             self._probe.resume()
-            self._previous_end = time.perf_counter()
+            self._previous_end = now = time.perf_counter()
+            self._cost.add(now - max(started, self._cost.since))
 
     def _decide(self, seen: SeenStep, withheld: bool, failure: Exception | None, started: float) -> None:
-        tau, r = math.nan, None
+        norms: list[float] = []
+        tau = math.nan
         try:
             if failure is None:
                 norms = self._movement.end()
                 tau = math.nan if withheld else math.hypot(*norms)
+        except Exception as error:
+            failure = error
+        why = self._why(norms, tau, failure)
+        if why is None:
+            if tau == 0:
+                self._skipped()
+            self._unread(started)
+            return
+        r = None
+        try:
+            if failure is None:
                 r = self._measure(seen, norms) if 0 < tau < math.inf else 0.0 if tau == 0 else math.nan
         except Exception as error:
             failure = error
         try:
             # Whatever happened here, the other ranks wait for this.
-            r = agree(r, next(iter(self._parameters())).device)
+            r = agree(r, self._device)
         except Exception as error:
             r, failure = None, error
         if r is None:
             reason = failure or RuntimeError("another rank could not measure")
             self._reporter.cannot(self.step, reason, "was not measured and stands as the optimizer made it")
         elif tau == 0:
-            self._reporter.record(Event(self.step, "skipped", f"step {self.step}: the optimizer moved nothing"))
+            self._skipped()
         else:
             scale = step_scale(self._settings.action, r, self._settings.target)
             if scale != 1:
                 self._movement.rescale(scale)
             if scale == 0 and self._statistics:
                 self._statistics.put_back()
-            self._report(r, tau, scale, started)
+            if self._trigger:
+                self._trigger.reading(self.step, r, self._by_group(norms))
+                self._trigger.budget.reading(time.perf_counter() - started)
+            self._report(r, tau, scale, why, started)
+
+    def _why(self, norms: list[float], tau: float, failure: Exception | None) -> str | None:
+        """Why the step must be measured, on any rank; None if it need not."""
+        if self._trigger is None:
+            return "told"
+        if failure is None and tau == 0:
+            why = None
+        elif failure is None and math.isfinite(tau):
+            why = self._trigger.due(self.step, self._by_group(norms))
+        else:
+            why = "near"
+        try:
+            return why or "near" if agree_on_any(why is not None, self._device) else None
+        except Exception:
+            return why or "near"
+
+    def _by_group(self, norms: list[float]) -> list[float]:
+        each = iter(norms)
+        return [math.hypot(*itertools.islice(each, size)) for size in self._movement.groups]
+
+    def _unread(self, started: float) -> None:
+        """The step stands as it is, unmeasured."""
+        if self._trigger and self._previous_end is not None:
+            self._trigger.budget.plain_step(started - self._previous_end)
+
+    def _skipped(self) -> None:
+        self._reporter.record(Event(self.step, "skipped", f"step {self.step}: the optimizer moved nothing"))
 
     def _measure(self, seen: SeenStep, norms: list[float]) -> float:
         m = self._movement
@@ -171,11 +230,11 @@ class Guard:
             return 0.0  # the loss ignored every sample
         return float(spreads.max() if quantile == 1 else spreads.float().quantile(quantile)) / math.pi
 
-    def _report(self, r: float, tau: float, scale: float, started: float) -> None:
+    def _report(self, r: float, tau: float, scale: float, why: str, started: float) -> None:
         # An optimizer that sets its own rate, such as Adafactor's relative steps, has None here.
         rates = [group.get("lr") for group in self._optimizer.param_groups]
         lr = max((float(rate) for rate in rates if rate is not None), default=math.nan)
-        now = time.perf_counter()
+        self._cost.add(time.perf_counter() - started)
         self.last = reading = Reading(
             step=self.step,
             r=r,
@@ -187,11 +246,14 @@ class Guard:
             lr_applied=scale * lr,
             target=self._settings.target,
             estimator=self._probe.estimator.kind,
-            cost_share=(self._seconds + now - started) / (now - self._previous_end) if self._previous_end else None,
+            cost_share=self._cost.share(),
+            why=why,
         )
         self._reporter.record(reading)
         if reading.breach:
             self._reporter.tell(breach_event(reading))
+        if why == "near" and (reading.cost_share or 0.0) > self._settings.budget:
+            self._reporter.tell_once(self.step, _OVER.format(self._settings.budget))
 
     def _tell_what_is_judged(self) -> None:
         kind = {"forward": "forward mode", "difference": "a finite difference"}[self._probe.estimator.kind]

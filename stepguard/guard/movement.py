@@ -9,10 +9,17 @@ class Movement:
     """One optimizer step as a movement of the parameters: theta_old, then u = theta_new - theta_old.
 
     Two buffers of the parameters' size are kept and used again at every step.
+
+    Attributes:
+        params: All that the optimizer moves, group by group.
+        groups: How many are in each of its parameter groups.
+        old: Their values before the step.
+        update: What the optimizer added.
     """
 
     def __init__(self) -> None:
         self.params: list[Tensor] = []
+        self.groups: list[int] = []
         self.old: list[Tensor] = []
         self.update: list[Tensor] = []
 
@@ -20,6 +27,7 @@ class Movement:
     def begin(self, optimizer: Optimizer) -> None:
         """Keep the parameters as they are before the optimizer moves them."""
         params = [p for group in optimizer.param_groups for p in group["params"]]
+        self.groups = [len(group["params"]) for group in optimizer.param_groups]
         if not _fits(params, self.params, self.old):
             self.params = params
             self.old = [torch.empty_like(p) for p in params]

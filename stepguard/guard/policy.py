@@ -47,11 +47,17 @@ class Settings(NamedTuple):
     quantile: float = 1.0
     strict: bool = False
     batch_norm: BatchNorm = "train"
+    budget: float = 0.03
 
     @property
     def every(self) -> int:
-        """Steps from one measurement to the next."""
+        """Steps from one measurement to the next, if nothing else decides that."""
         return self.cadence if isinstance(self.cadence, int) else 1
+
+    @property
+    def triggered(self) -> bool:
+        """Whether steps are measured when they may matter; to drive them takes the r of each."""
+        return self.cadence == "auto" and self.action != "drive"
 
     def checked(self) -> Settings:
         """These settings, if they make sense.
@@ -70,6 +76,8 @@ class Settings(NamedTuple):
             raise ValueError(f'batch_norm must be "train" (batch statistics) or "eval", got {self.batch_norm!r}')
         if not _is_number(quantile) or not 0 < quantile <= 1:
             raise ValueError(f"quantile must lie in (0, 1], 1.0 being the batch's maximum, got {quantile!r}")
+        if not _is_number(self.budget) or not 0 < self.budget <= 1:
+            raise ValueError(f"budget must be a share of the time in (0, 1], 0.03 being 3%, got {self.budget!r}")
         return self
 
 

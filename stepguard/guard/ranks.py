@@ -28,6 +28,11 @@ def agree(r: float | None, device: torch.device) -> float | None:
     return float(largest)
 
 
+def agree_on_any(here: bool, device: torch.device) -> bool:
+    """Whether it is so on any rank; a collective as :func:`agree` is."""
+    return agree(float(here), device) == 1
+
+
 def is_first() -> bool:
     """Whether this process is the one that writes."""
     return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0

@@ -39,7 +39,9 @@ class Reading(NamedTuple):
     estimator: str = "forward"
     """How the slopes were taken: ``"forward"`` mode, or finite ``"difference"`` where that cannot be relied on."""
     cost_share: float | None = None
-    """stepguard's share of the time since the previous step; None at the first."""
+    """stepguard's share of the time since the previous reading; None at the first."""
+    why: str = "told"
+    """Why it was measured: ``"told"`` to, a ``"first"`` step, ``"near"`` the limit, or the last one was ``"old"``."""
 
     @property
     def breach(self) -> bool:

@@ -9,10 +9,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 
 def stepguard(*arguments, **environ):
-    """The command in a process of its own, in a pipe of unknown width unless ``COLUMNS`` is given."""
-    inherited = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+    """The command in a process of its own, into pipes of unknown width unless ``COLUMNS`` is given."""
     command = [sys.executable, "-m", "stepguard.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=inherited | environ)
+    return subprocess.run(command, capture_output=True, text=True, env=environment() | environ)
+
+
+def environment():
+    return {key: value for key, value in os.environ.items() if key != "COLUMNS"}
 
 
 def scalars(folder):
@@ -21,7 +24,8 @@ def scalars(folder):
 
 
 def events(folder):
-    return {e.step: e.tensor_proto.string_val[0].decode() for e in read(folder).Tensors("stepguard/events")}
+    texts = read(folder).Tensors("stepguard/events/text_summary")
+    return {e.step: e.tensor_proto.string_val[0].decode() for e in texts}
 
 
 def read(folder):

@@ -1,7 +1,7 @@
 import pytest
 
 from stepguard.guard.alarm import Alarm
-from stepguard.guard.budget import SHARE, Budget
+from stepguard.guard.budget import Budget
 from stepguard.guard.collapse_settings import CollapseSettings
 from stepguard.guard.trend import Trend
 from stepguard.records import CollapseReading
@@ -99,16 +99,16 @@ def test_a_trend_goes_on_where_it_was_saved():
 
 def test_a_budget_keeps_readings_below_its_share():
     for step, read in ((0.01, 0.001), (0.01, 0.02), (0.0005, 0.004), (1.0, 0.001)):
-        budget = Budget(None)
+        budget = Budget(0.02, 32)
         for _ in range(40):
             budget.plain_step(step)
             budget.reading(read)
-        assert budget.share < SHARE
-        assert budget.every == 1 or budget.share > SHARE / 5, "readings could be more frequent"
+        assert budget.share < 0.02
+        assert budget.every == 1 or budget.share > 0.02 / 5, "readings could be more frequent"
 
 
 def test_a_budget_does_not_flutter():
-    budget, seen = Budget(None), set()
+    budget, seen = Budget(0.02, 32), set()
     for i in range(200):
         budget.plain_step(0.01)
         budget.reading(0.005 * (1 + 0.35 * (-1) ** (i // 7)))
@@ -118,7 +118,7 @@ def test_a_budget_does_not_flutter():
 
 
 def test_a_fixed_cadence_is_kept_whatever_it_costs():
-    budget = Budget(3)
+    budget = Budget(0.02, 32, fixed=3)
     for _ in range(5):
         budget.plain_step(0.001)
         budget.reading(1.0)
@@ -126,7 +126,7 @@ def test_a_fixed_cadence_is_kept_whatever_it_costs():
 
 
 def test_a_budget_goes_on_where_it_was_saved():
-    one, other = Budget(None), Budget(None)
+    one, other = Budget(0.02, 32), Budget(0.02, 32)
     for _ in range(10):
         one.plain_step(0.01)
         one.reading(0.02)

@@ -75,14 +75,15 @@ def assert_bits(a, b):
     torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("cadence, last", [("every", 199), (7, 196), ("auto", None)])
 @pytest.mark.parametrize("build", MODELS)
-def test_observe_is_invisible_to_the_bit_over_200_steps(build):
+def test_observe_is_invisible_to_the_bit_over_200_steps(build, cadence, last):
     plain = start(build)
     without = everything(*plain[:2], train(*plain, 200))
     watched = start(build)
-    with stepguard.attach(watched[0], watched[1], action="observe", strict=True) as guard:
+    with stepguard.attach(watched[0], watched[1], action="observe", cadence=cadence, strict=True) as guard:
         losses = train(*watched, 200)
-    assert guard.step == 200 and guard.last.step == 199
+    assert guard.step == 200 and guard.last.step == (last or guard.last.step)
     assert_bits(everything(*watched[:2], losses), without)
 
 

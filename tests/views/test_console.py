@@ -4,6 +4,7 @@ import math
 import pytest
 from rich.console import Console
 from views.frames import Frame, clamped, reading
+from views.screens import last_picture, terminal
 
 from stepguard.views.console import LiveView, watch
 from stepguard.views.plain import PlainView
@@ -12,23 +13,11 @@ from stepguard.views.spike.look import spike_look
 LOOK = spike_look(target=1.0)
 
 
-def terminal(width=80, height=24):
-    return Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system="standard")
-
-
 def test_a_terminal_gets_the_live_view_and_a_pipe_gets_lines():
     assert isinstance(watch(terminal(), "", ["a"], LOOK, 1), LiveView)
     assert isinstance(watch(Console(file=io.StringIO()), "", ["a"], LOOK, 1), PlainView)
     dumb = Console(file=io.StringIO(), force_terminal=True, _environ={"TERM": "dumb"})
     assert isinstance(watch(dumb, "", ["a"], LOOK, 1), PlainView)
-
-
-def last_picture(view, console):
-    console.file.truncate(0)
-    console.file.seek(0)
-    plain = Console(file=console.file, width=console.width, height=console.height, no_color=True, color_system=None)
-    plain.print(view._render())
-    return console.file.getvalue()
 
 
 @pytest.mark.parametrize("width, height", [(80, 24), (160, 45)])

@@ -63,17 +63,16 @@ class Frame(NamedTuple):
 def train(run: Run) -> Iterator[Frame]:
     """Train as told, one frame a step.
 
-    The loop is an ordinary one; the guard is its one extra line. Runs that do not clamp are measured
-    all the same, by a guard that only observes.
+    The loop is an ordinary one; the guard is its one extra line. It measures every step, for the picture; runs that
+    do not clamp are measured all the same, by a guard that only observes.
     """
     torch.manual_seed(run.seed)
     model = run.model()
     optimizer = torch.optim.Adam(model.parameters(), lr=run.lr)
     memory = Memory()
     recorders = (memory, *run.recorders)
-    with attach(
-        model, optimizer, action=run.action, target=run.target, forward=run.forward, recorders=recorders
-    ) as guard:
+    settings = {"action": run.action, "target": run.target, "cadence": "every", "forward": run.forward}
+    with attach(model, optimizer, **settings, recorders=recorders) as guard:  # type: ignore[arg-type]
         for step, (x, y) in zip(range(run.steps), batches(run), strict=False):
             lr = run.lr * (run.spike.at(step) if run.spike else 1.0)
             for group in optimizer.param_groups:

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+from stepguard.guard.budget import Budget
+
+Why = Literal["first", "near", "old"]
+_FIRST = 10
+"""Steps at the beginning that are all measured."""
+_HOT = 10
+"""Steps that are measured after one that was near the limit."""
+_KEPT = 5
+"""Readings by which the next r is predicted: by the worst of them."""
+_NEAR = 0.25, 0.67
+"""Share of the target from which on a prediction is near the limit: when nothing is known, and at best."""
+_CARE = 2.0
+"""How many times as wrong as they have been at worst, in logarithms, predictions may be."""
+_DOUBLING = 20
+"""Steps within which kappa is taken to double, if it has not been seen to grow faster."""
+_CALM = 64
+"""Steps from one reading to the next where r is far from its limit, before the budget has its say."""
+_PART = 0.01
+"""Share of the update's norm below which a parameter group is not looked at by itself."""
+
+
+class _Known(NamedTuple):
+    step: int
+    kappa: float
+    """r over the norm of the update."""
+    by_group: list[float]
+    """r over the norm of each parameter group's part."""
+
+
+class Trigger:
+    """When to measure: when the step to be made may be near the limit, and now and then, to know what near is.
+
+    r is linear in the update, and kappa = r / ||u|| changes slowly, so the norm of an update says what its r will
+    about be. A step is measured when that prediction is near the limit, for some steps after that, and when the
+    last reading is so old that kappa could have grown up to there meanwhile. How near is near is learned from how
+    wrong predictions were; how old is old, from how fast kappa was seen to grow.
+
+    Parameter groups are also looked at one by one: a learning rate that jumps for one of them alone need not show in
+    the norm of the whole.
+
+    Args:
+        target: The limit on r.
+        budget: Share of the time that training takes which readings may cost while nothing is near the limit.
+
+    Example:
+        >>> trigger = Trigger(target=1.0, budget=0.03)
+        >>> measured = []
+        >>> for step in range(100):
+        ...     norm = 50.0 if step == 77 else 1.0
+        ...     if trigger.due(step, [norm]):
+        ...         measured.append(step)
+        ...         trigger.reading(step, r=0.03 * norm, norms=[norm])
+        >>> measured[10:]
+        [73, 77, 78, 79, 80, 81, 82, 83, 84, 85, 86, 87]
+    """
+
+    def __init__(self, target: float, budget: float):
+        self._target = target
+        self._known: deque[_Known] = deque(maxlen=_KEPT)
+        self._wrong: deque[float] = deque(maxlen=30)
+        self._until = _FIRST
+        self.budget = Budget(budget, _CALM)
+
+    def due(self, step: int, norms: Sequence[float]) -> Why | None:
+        """Why the step must be measured, if so.
+
+        Args:
+            step: Its number.
+            norms: Euclidean norm of each parameter group's part of its update.
+        """
+        if not self._known or step < self._until:
+            return "near" if step >= _FIRST and self._known else "first"
+        predicted = self._predicted(norms)
+        if not predicted <= self._near:  # nan is near
+            return "near"
+        left = math.log(self._near / predicted) / self._growth() if predicted > 0 else math.inf
+        return "old" if step - self._known[-1].step >= min(left, self.budget.every) else None
+
+    def reading(self, step: int, r: float, norms: Sequence[float]) -> None:
+        """Learn from what was measured."""
+        r, norm = r / self._target, math.hypot(*norms)
+        if not (math.isfinite(r) and 0 < norm < math.inf):
+            self._until = step + 1 + _HOT
+            return
+        if self._known and r > 0 and (predicted := self._predicted(norms)) > 0:
+            self._wrong.append(math.log(r / predicted))
+        self._known.append(_Known(step, r / norm, [r / n if n > 0 else math.inf for n in norms]))
+        if r > self._near:
+            self._until = step + 1 + _HOT
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to measure at the same steps."""
+        return {
+            "known": [tuple(known) for known in self._known],
+            "wrong": list(self._wrong),
+            "until": self._until,
+            "budget": self.budget.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what an earlier one had learned."""
+        self._known = deque((_Known(*known) for known in state["known"]), maxlen=_KEPT)
+        self._wrong = deque(state["wrong"], maxlen=self._wrong.maxlen)
+        self._until = state["until"]
+        self.budget.load_state_dict(state["budget"])
+
+    @property
+    def _near(self) -> float:
+        if len(self._wrong) < _FIRST - 1:
+            return _NEAR[0]
+        return min(max(math.exp(-_CARE * max(self._wrong) - 0.2), _NEAR[0]), _NEAR[1])
+
+    def _predicted(self, norms: Sequence[float]) -> float:
+        """The r of an update, as a share of the target."""
+        norm = math.hypot(*norms)
+        found = [max(known.kappa for known in self._known) * norm]
+        for i, part in enumerate(norms):
+            if not part < _PART * norm and all(len(known.by_group) == len(norms) for known in self._known):
+                kappa = max(known.by_group[i] for known in self._known)
+                found.append(kappa * part if kappa < math.inf else math.inf)
+        return math.nan if any(map(math.isnan, found)) else max(found)
+
+    def _growth(self) -> float:
+        """Of log(kappa), per step."""
+        grown = [
+            math.log(late.kappa / early.kappa) / (late.step - early.step)
+            for early, late in itertools.pairwise(self._known)
+            if late.step - early.step >= _KEPT - 1 and early.kappa > 0 and late.kappa > 0
+        ]
+        return max(math.log(2) / _DOUBLING, *grown, 0.0)
