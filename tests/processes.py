@@ -19,4 +19,5 @@ def _begin(rank, work, port, folder, ranks):
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
     torch.save(work(rank, folder), folder / f"{rank}.pt")
+    distributed.barrier()  # none leaves while another may still wait for it
     distributed.destroy_process_group()

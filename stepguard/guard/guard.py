@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -16,11 +15,11 @@ from stepguard.guard.cost import Cost
 from stepguard.guard.gradients import return_gradients, withhold_gradients
 from stepguard.guard.hooks import hook_step
 from stepguard.guard.movement import Movement
+from stepguard.guard.pacing import Pacing, Why
 from stepguard.guard.policy import Settings, step_scale
 from stepguard.guard.ranks import agree, agree_on_any
 from stepguard.guard.reporter import Reporter
 from stepguard.guard.statistics import RunningStatistics
-from stepguard.guard.trigger import Trigger
 from stepguard.probe import NOTHING_SEEN, Manner, Probe, SeenStep, no_modes
 from stepguard.records import Event, Reading, Recorder, breach_event
 
@@ -55,7 +54,7 @@ class Guard:
         self._settings, self._optimizer = settings, optimizer
         self._reporter = Reporter(recorders, settings.strict)
         self._movement = Movement()
-        self._trigger = Trigger(settings.target, settings.budget) if settings.triggered else None
+        self._pacing = Pacing(settings, optimizer)
         self._due = False
         self._failure: Exception | None = None
         self._seen = NOTHING_SEEN
@@ -71,6 +70,7 @@ class Guard:
             settings.forward,
             before_first=keep,
             how=Manner(shield, settings.batch_norm == "eval", set()),
+            worth=lambda: self._pacing.worth_watching(self.step),
         )
         self._hooks = hook_step(optimizer, self._begin, self._end)
 
@@ -91,16 +91,15 @@ class Guard:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on exactly as it would have."""
         last = self.last and self.last.as_dict()
-        trigger = self._trigger and self._trigger.state_dict()
-        return {"version": 1, "step": self.step, "last": last, "probe": self._probe.state_dict(), "trigger": trigger}
+        pacing, probe = self._pacing.state_dict(), self._probe.state_dict()
+        return {"version": 1, "step": self.step, "last": last, "probe": probe, "pacing": pacing}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the state of an earlier guard."""
         self.step = state["step"]
         self.last = state["last"] and Reading(**state["last"])
         self._probe.load_state_dict(state["probe"])
-        if self._trigger and state.get("trigger"):
-            self._trigger.load_state_dict(state["trigger"])
+        self._pacing.load_state_dict(state.get("pacing"))
 
     @property
     def _device(self) -> torch.device:
@@ -112,10 +111,10 @@ class Guard:
     # One step: _begin (gradients are there, nothing has moved) -> the real update -> _end.
 
     def _begin(self, moved: bool) -> None:
-        started = time.perf_counter()
+        started = self._cost.start()
         # The batch is what was seen up to here: LBFGS calls its closure again at other parameters.
         self._seen = self._probe.take()
-        self._due = self.step % self._settings.every == 0
+        self._due = self._pacing.looks_at(self.step)
         return_gradients(self._held)  # of a step that raised and never came to its end
         self._held = []
         if self._due:
@@ -127,10 +126,10 @@ class Guard:
                 self._movement.begin(self._optimizer)
             except Exception as error:
                 self._failure = error
-        self._cost.add(self._seen.seconds + time.perf_counter() - started)
+        self._cost.stop(started, self._seen.seconds)
 
     def _end(self) -> None:
-        started = time.perf_counter()
+        started = self._cost.start()
         self._probe.take()
         seen, self._seen = self._seen, NOTHING_SEEN
         failure, self._failure = self._failure, None
@@ -146,8 +145,8 @@ class Guard:
             self._due = False
             self.step += 1
             self._probe.resume()
-            self._previous_end = now = time.perf_counter()
-            self._cost.add(now - max(started, self._cost.since))
+            self._previous_end = time.perf_counter()
+            self._cost.stop(started)
 
     def _decide(self, seen: SeenStep, withheld: bool, failure: Exception | None, started: float) -> None:
         norms: list[float] = []
@@ -158,11 +157,16 @@ class Guard:
                 tau = math.nan if withheld else math.hypot(*norms)
         except Exception as error:
             failure = error
-        why = self._why(norms, tau, failure)
-        if why is None:
+        groups = self._movement.by_group(norms) if failure is None else None
+        why = self._pacing.why(self.step, groups if not withheld else None, self._device)
+        if why is None or (why == "old" and not seen.watched):  # the next one will be watched, and do as well
             if tau == 0:
                 self._skipped()
-            self._unread(started)
+            if self._previous_end is not None:
+                self._pacing.unread(started - self._previous_end)
+            return
+        if agree_on_any(not seen.watched and failure is None and 0 < tau < math.inf, self._device):
+            self._make_harmless(groups, tau, why, failure)
             return
         r = None
         try:
@@ -176,44 +180,35 @@ class Guard:
         except Exception as error:
             r, failure = None, error
         if r is None:
-            reason = failure or RuntimeError("another rank could not measure")
-            self._reporter.cannot(self.step, reason, "was not measured and stands as the optimizer made it")
+            self._cannot(failure)
         elif tau == 0:
             self._skipped()
         else:
             scale = step_scale(self._settings.action, r, self._settings.target)
-            if scale != 1:
-                self._movement.rescale(scale)
-            if scale == 0 and self._statistics:
-                self._statistics.put_back()
-            if self._trigger:
-                self._trigger.reading(self.step, r, self._by_group(norms))
-                self._trigger.budget.reading(time.perf_counter() - started)
-            self._report(r, tau, scale, why, started)
+            self._rescale(scale)
+            self._pacing.read(self.step, r, groups or [], time.perf_counter() - started)
+            self._report(r, tau, scale, why, self._probe.estimator.kind)
 
-    def _why(self, norms: list[float], tau: float, failure: Exception | None) -> str | None:
-        """Why the step must be measured, on any rank; None if it need not."""
-        if self._trigger is None:
-            return "told"
-        if failure is None and tau == 0:
-            why = None
-        elif failure is None and math.isfinite(tau):
-            why = self._trigger.due(self.step, self._by_group(norms))
-        else:
-            why = "near"
-        try:
-            return why or "near" if agree_on_any(why is not None, self._device) else None
-        except Exception:
-            return why or "near"
+    def _make_harmless(self, groups: list[float] | None, tau: float, why: Why, failure: Exception | None) -> None:
+        """Of a step that may be near the limit but came unwatched: shorten it to what need not be measured."""
+        r, scale = self._pacing.unseen(self.step, groups) if groups else (math.nan, 1.0)
+        cut = agree(None if failure else 1 - scale, self._device)
+        if cut is None:
+            self._cannot(failure)
+            return
+        scale = 1.0 if self._settings.action == "observe" else 1 - cut
+        self._rescale(scale)
+        self._report(r, tau, scale, why, "prediction")
 
-    def _by_group(self, norms: list[float]) -> list[float]:
-        each = iter(norms)
-        return [math.hypot(*itertools.islice(each, size)) for size in self._movement.groups]
+    def _rescale(self, scale: float) -> None:
+        if scale != 1:
+            self._movement.rescale(scale)
+        if scale == 0 and self._statistics:
+            self._statistics.put_back()
 
-    def _unread(self, started: float) -> None:
-        """The step stands as it is, unmeasured."""
-        if self._trigger and self._previous_end is not None:
-            self._trigger.budget.plain_step(started - self._previous_end)
+    def _cannot(self, failure: Exception | None) -> None:
+        reason = failure or RuntimeError("another rank could not measure")
+        self._reporter.cannot(self.step, reason, "was not measured and stands as the optimizer made it")
 
     def _skipped(self) -> None:
         self._reporter.record(Event(self.step, "skipped", f"step {self.step}: the optimizer moved nothing"))
@@ -230,11 +225,10 @@ class Guard:
             return 0.0  # the loss ignored every sample
         return float(spreads.max() if quantile == 1 else spreads.float().quantile(quantile)) / math.pi
 
-    def _report(self, r: float, tau: float, scale: float, why: str, started: float) -> None:
+    def _report(self, r: float, tau: float, scale: float, why: Why, estimator: str) -> None:
         # An optimizer that sets its own rate, such as Adafactor's relative steps, has None here.
         rates = [group.get("lr") for group in self._optimizer.param_groups]
         lr = max((float(rate) for rate in rates if rate is not None), default=math.nan)
-        self._cost.add(time.perf_counter() - started)
         self.last = reading = Reading(
             step=self.step,
             r=r,
@@ -245,12 +239,12 @@ class Guard:
             lr=lr,
             lr_applied=scale * lr,
             target=self._settings.target,
-            estimator=self._probe.estimator.kind,
+            estimator=estimator,
             cost_share=self._cost.share(),
             why=why,
         )
         self._reporter.record(reading)
-        if reading.breach:
+        if reading.breach or (estimator == "prediction" and scale != 1):
             self._reporter.tell(breach_event(reading))
         if why == "near" and (reading.cost_share or 0.0) > self._settings.budget:
             self._reporter.tell_once(self.step, _OVER.format(self._settings.budget))

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import itertools
+import math
+
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -42,6 +45,11 @@ class Movement:
         norms = torch._foreach_norm(self.update)
         device = norms[0].device
         return torch.stack([n.to(device, torch.float64) for n in norms]).tolist()
+
+    def by_group(self, norms: list[float]) -> list[float]:
+        """Norms of the parts, from those of :meth:`end`, of each parameter group as a whole."""
+        each = iter(norms)
+        return [math.hypot(*itertools.islice(each, size)) for size in self.groups]
 
     @torch.no_grad()
     def rescale(self, scale: float) -> None:

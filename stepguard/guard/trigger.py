@@ -23,6 +23,8 @@ _DOUBLING = 20
 """Steps within which kappa is taken to double, if it has not been seen to grow faster."""
 _CALM = 64
 """Steps from one reading to the next where r is far from its limit, before the budget has its say."""
+_SURPRISE = 2.0
+"""By how much an update may be longer than expected before it comes unwatched."""
 _PART = 0.01
 """Share of the update's norm below which a parameter group is not looked at by itself."""
 
@@ -69,6 +71,15 @@ class Trigger:
         self._until = _FIRST
         self.budget = Budget(budget, _CALM)
 
+    def worth_watching(self, step: int, norms: Sequence[float]) -> bool:
+        """Whether a step that is still to be made may have to be measured.
+
+        Args:
+            step: Its number.
+            norms: What is to be expected of each parameter group's part of its update.
+        """
+        return self.due(step, [_SURPRISE * norm for norm in norms]) is not None
+
     def due(self, step: int, norms: Sequence[float]) -> Why | None:
         """Why the step must be measured, if so.
 
@@ -83,6 +94,15 @@ class Trigger:
             return "near"
         left = math.log(self._near / predicted) / self._growth() if predicted > 0 else math.inf
         return "old" if step - self._known[-1].step >= min(left, self.budget.every) else None
+
+    def unseen(self, step: int, norms: Sequence[float]) -> tuple[float, float]:
+        """The prediction for a step that is near the limit but was not watched, and the factor that makes it harmless.
+
+        As harmless as those steps are that are not measured.
+        """
+        self._until = step + 1 + _HOT
+        predicted = self._predicted(norms)
+        return predicted * self._target, min(self._near / predicted, 1.0) if math.isfinite(predicted) else 0.0
 
     def reading(self, step: int, r: float, norms: Sequence[float]) -> None:
         """Learn from what was measured."""

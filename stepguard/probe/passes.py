@@ -37,10 +37,13 @@ class Passes(Generic[What]):
         parameters: Those of the optimizer.
         counted: Whether :meth:`begin` will be called before each pass; else autograd numbers them.
         around: A context for what is done when a gradient comes by.
+
+    Attributes:
+        awake: Whether passes are noticed at all.
     """
 
     def __init__(self, parameters: Iterable[Tensor], counted: bool, around: Callable[[], AbstractContextManager[None]]):
-        self._counted, self._around = counted, around
+        self._counted, self._around, self.awake = counted, around, True
         self._holds: weakref.WeakSet[_Hold[What]] = weakref.WeakSet()
         self._number = 0
         self._reached: dict[int, list[What]] = {}
@@ -132,6 +135,8 @@ class Passes(Generic[What]):
         return self._number if self._counted else torch._C._current_graph_task_id()
 
     def _gradient_comes(self, p: Tensor, _: Tensor) -> None:
+        if not self.awake:
+            return
         now, earlier = self._current, self._passes_of.get(p)
         if earlier and p.grad is None:
             self._forget(earlier - {now})

@@ -23,6 +23,7 @@ class Probe:
         pick: Function from its output to the logits; None finds them.
         forward: Function from the model to logits, run instead of what training did; None replays that.
         before_first: Called before the first forward of each step, where training is watched.
+        worth: Whether the next step is worth watching, as :class:`Watch` asks.
         how: How to run again what training did.
 
     Attributes:
@@ -38,11 +39,12 @@ class Probe:
         forward: Callable[[nn.Module], Tensor] | None = None,
         before_first: Callable[[], None] | None = None,
         how: Manner | None = None,
+        worth: Callable[[], bool] = lambda: True,
     ):
         self._model, self._forward, self._how = model, forward, how or Manner(dense=set())
         self.estimator, self.found = SlopeEstimator(), ""
         self._failures = 0
-        self._watch = None if forward else Watch(model, parameters, pick, before_first)
+        self._watch = None if forward else Watch(model, parameters, pick, before_first, worth)
 
     def state_dict(self) -> dict[str, Any]:
         """What has been found out about the model, for a resumed run."""

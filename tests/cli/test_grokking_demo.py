@@ -189,11 +189,12 @@ def test_a_second_demo_leaves_what_is_there_alone(tmp_path, capsys, scripted):
 # Trained for real again, at the edges of what may be asked for.
 
 
-def test_a_collapse_is_shown_as_one(tmp_path, capsys):
+def test_a_collapse_is_shown_as_one(tmp_path, capsys, recwarn):
     # A table of sums this small is known by heart at once.
     plan = Plan(60, 0.03, 42, "tensor", True, "float16", tmp_path, modulus=11)
     assert race.race(plan, tmp_path) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert err == "" and not recwarn.list  # the warning stands among the events
     assert max(len(line) for line in out.splitlines() if str(tmp_path) not in line) <= 80
     assert re.search(r"! AdamW +onset, epoch \d+: \d+\.\d% collapsed", out)
     collapsed, headroom = table_rows(out)["AdamW"][4:]

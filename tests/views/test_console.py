@@ -7,6 +7,7 @@ from views.frames import Frame, clamped, reading
 from views.screens import last_picture, terminal
 
 from stepguard.views.console import LiveView, watch
+from stepguard.views.look import bar
 from stepguard.views.plain import PlainView
 from stepguard.views.spike.look import spike_look
 
@@ -46,6 +47,11 @@ def test_live_view_survives_any_r(r):
         view.frame("plain", Frame(0, loss=math.nan, reading=None if r is None else reading(0, r)))
         view.frame("withheld", Frame(0, loss=math.inf, reading=None if r is None else reading(0, r, scale=0.0)))
     assert "withheld" in last_picture(view, console)
+
+
+@pytest.mark.parametrize("share, drawn", [(0.25, 0.25), (-1.0, 0.0), (7.0, 1.0), (math.nan, 1.0)])
+def test_a_bar_is_full_where_there_is_no_telling(share, drawn):
+    assert bar(share, "red").completed == drawn
 
 
 def test_live_view_comes_down_when_training_is_interrupted():

@@ -177,7 +177,7 @@ def test_milestones_come_once_and_where_they_are_reached():
 
 def test_outcome_of_a_run_by_hand():
     tests = [1.0, 50.0, 49.0, 98.5, 97.0]
-    readings = [room(0, 9.0), room(1, -0.5, collapse=0.25), None, room(3, 2.0, collapse=0.01), None]
+    readings = [None, room(1, 9.0), room(2, -0.5, collapse=0.25), None, room(4, 2.0, collapse=0.01)]
     frames = [
         Epoch(i, 1.0, 90.0 + i, test, reading) for i, (test, reading) in enumerate(zip(tests, readings, strict=True))
     ]

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch.optim import Optimizer
+
+from stepguard.guard.policy import Settings
+from stepguard.guard.ranks import agree_on_any
+from stepguard.guard.trigger import Trigger
+
+Why = Literal["told", "first", "near", "old"]
+
+
+class Pacing:
+    """Which steps a guard looks at and which it measures, the same on all ranks.
+
+    Args:
+        settings: The guard's.
+        optimizer: Whose steps they are.
+    """
+
+    def __init__(self, settings: Settings, optimizer: Optimizer):
+        self._optimizer, self._every = optimizer, settings.every
+        self._trigger = Trigger(settings.target, settings.budget) if settings.triggered else None
+        self._norms: list[float] = []
+        self._rates: list[float] = []
+
+    def looks_at(self, step: int) -> bool:
+        """Whether what the optimizer does in this step is looked at."""
+        return self._trigger is not None or step % self._every == 0
+
+    def worth_watching(self, step: int) -> bool:
+        """Whether the forward of this step may be wanted again; it is still to be made, its learning rate may be set."""
+        if self._trigger is None:
+            return step % self._every == 0
+        if not self._norms:
+            return True
+        rates = self._rates_now()
+        grown = [now / before if before > 0 else 1.0 for now, before in zip(rates, self._rates, strict=False)]
+        if len(grown) != len(self._norms):
+            return True
+        return self._trigger.worth_watching(step, [max(g, 1.0) * n for g, n in zip(grown, self._norms, strict=True)])
+
+    def why(self, step: int, norms: Sequence[float] | None, device: torch.device) -> Why | None:
+        """Why this step must be measured, on any rank; None if it need not be.
+
+        Args:
+            step: Its number.
+            norms: Euclidean norm of each parameter group's part of the update; None if that could not be found out.
+            device: Where ranks talk to each other.
+        """
+        if self._trigger is None:
+            return "told"
+        why: Why | None = "near"
+        if norms is not None:
+            moved = math.hypot(*norms) != 0  # a step that moves nothing is no danger, and tells nothing
+            why = self._trigger.due(step, norms) if moved else None
+            if moved and math.isfinite(math.hypot(*norms)):
+                self._norms, self._rates = list(norms), self._rates_now()
+        try:
+            anywhere = agree_on_any(why is not None, device)
+        except Exception:
+            anywhere = True
+        return why or "near" if anywhere else None
+
+    def unseen(self, step: int, norms: Sequence[float]) -> tuple[float, float]:
+        """r, as predicted, of a step that is near the limit but was not watched, and what makes it harmless."""
+        assert self._trigger is not None
+        return self._trigger.unseen(step, norms)
+
+    def read(self, step: int, r: float, norms: Sequence[float], seconds: float) -> None:
+        """A step was measured, in this time."""
+        if self._trigger:
+            self._trigger.reading(step, r, norms)
+            self._trigger.budget.reading(seconds)
+
+    def unread(self, seconds: float) -> None:
+        """A step was not measured, and took this time as a whole."""
+        if self._trigger:
+            self._trigger.budget.plain_step(seconds)
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """What a resumed run needs to measure the same steps."""
+        if self._trigger is None:
+            return None
+        return {"trigger": self._trigger.state_dict(), "norms": self._norms, "rates": self._rates}
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Take up what an earlier run had learned."""
+        if self._trigger and state:
+            self._trigger.load_state_dict(state["trigger"])
+            self._norms, self._rates = state["norms"], state["rates"]
+
+    def _rates_now(self) -> list[float]:
+        # An optimizer that sets its own rate, such as Adafactor's relative steps, has None here.
+        return [float(group.get("lr") or 0.0) for group in self._optimizer.param_groups]
