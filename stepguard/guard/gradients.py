@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from stepguard.guard.movement import as_floats
+
 
 def withhold_gradients(optimizer: Optimizer) -> list[tuple[Tensor, Tensor]]:
     """Keep gradients from the optimizer if any is not finite: they would spoil its moments for good.
@@ -35,5 +37,4 @@ def return_gradients(held: list[tuple[Tensor, Tensor]]) -> None:
 
 def _norm(tensors: list[Tensor]) -> float:
     # Fast and almost always enough; finite values whose squares overflow are looked at one by one.
-    norms = torch._foreach_norm(tensors)
-    return float(torch.stack([n.to(norms[0].device, torch.float32) for n in norms]).sum())
+    return sum(as_floats(torch._foreach_norm(tensors)))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -42,9 +43,7 @@ class Movement:
         """Find the update; return the norm of each parameter's part, with one device sync."""
         torch._foreach_copy_(self.update, self.params)
         torch._foreach_sub_(self.update, self.old)
-        norms = torch._foreach_norm(self.update)
-        device = norms[0].device
-        return torch.stack([n.to(device, torch.float64) for n in norms]).tolist()
+        return as_floats(torch._foreach_norm(self.update))
 
     def by_group(self, norms: list[float]) -> list[float]:
         """Norms of the parts, from those of :meth:`end`, of each parameter group as a whole."""
@@ -57,6 +56,14 @@ class Movement:
         torch._foreach_copy_(self.params, self.old)
         if scale != 0:  # 0 * inf and 0 * nan would not be 0
             torch._foreach_add_(self.params, self.update, alpha=scale)
+
+
+def as_floats(numbers: Sequence[Tensor]) -> list[float]:
+    """Numbers of a device, with one wait for it."""
+    first = numbers[0].device
+    if first.type == "cpu":
+        return [float(n) for n in numbers]
+    return torch.stack([n.to(first, torch.float32) for n in numbers]).tolist()
 
 
 def _fits(params: list[Tensor], kept: list[Tensor], buffers: list[Tensor]) -> bool:

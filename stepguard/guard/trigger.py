@@ -70,6 +70,8 @@ class Trigger:
         self._wrong: deque[float] = deque(maxlen=30)
         self._until = _FIRST
         self.budget = Budget(budget, _CALM)
+        self._kappa, self._near, self._growth = 0.0, _NEAR[0], math.inf
+        self._by_group: list[float] = []
 
     def worth_watching(self, step: int, norms: Sequence[float]) -> bool:
         """Whether a step that is still to be made may have to be measured.
@@ -90,10 +92,12 @@ class Trigger:
         if not self._known or step < self._until:
             return "near" if step >= _FIRST and self._known else "first"
         predicted = self._predicted(norms)
-        if not predicted <= self._near:  # nan is near
+        if not predicted <= self._near or self._is_new(norms):  # nan is near
             return "near"
-        left = math.log(self._near / predicted) / self._growth() if predicted > 0 else math.inf
-        return "old" if step - self._known[-1].step >= min(left, self.budget.every) else None
+        age = step - self._known[-1].step
+        if age >= self.budget.every:
+            return "old"
+        return "old" if predicted * math.exp(self._growth * age) >= self._near else None
 
     def unseen(self, step: int, norms: Sequence[float]) -> tuple[float, float]:
         """The prediction for a step that is near the limit but was not watched, and the factor that makes it harmless.
@@ -102,7 +106,7 @@ class Trigger:
         """
         self._until = step + 1 + _HOT
         predicted = self._predicted(norms)
-        return predicted * self._target, min(self._near / predicted, 1.0) if math.isfinite(predicted) else 0.0
+        return predicted * self._target, min(self._near / predicted, 1.0) if predicted > 0 else 1.0
 
     def reading(self, step: int, r: float, norms: Sequence[float]) -> None:
         """Learn from what was measured."""
@@ -112,7 +116,8 @@ class Trigger:
             return
         if self._known and r > 0 and (predicted := self._predicted(norms)) > 0:
             self._wrong.append(math.log(r / predicted))
-        self._known.append(_Known(step, r / norm, [r / n if n > 0 else math.inf for n in norms]))
+        self._known.append(_Known(step, r / norm, [r / n if n > 0 else 0.0 for n in norms]))
+        self._learn()
         if r > self._near:
             self._until = step + 1 + _HOT
 
@@ -130,29 +135,42 @@ class Trigger:
         self._known = deque((_Known(*known) for known in state["known"]), maxlen=_KEPT)
         self._wrong = deque(state["wrong"], maxlen=self._wrong.maxlen)
         self._until = state["until"]
+        self._learn()
         self.budget.load_state_dict(state["budget"])
 
-    @property
-    def _near(self) -> float:
-        if len(self._wrong) < _FIRST - 1:
-            return _NEAR[0]
-        return min(max(math.exp(-_CARE * max(self._wrong) - 0.2), _NEAR[0]), _NEAR[1])
-
-    def _predicted(self, norms: Sequence[float]) -> float:
-        """The r of an update, as a share of the target."""
-        norm = math.hypot(*norms)
-        found = [max(known.kappa for known in self._known) * norm]
-        for i, part in enumerate(norms):
-            if not part < _PART * norm and all(len(known.by_group) == len(norms) for known in self._known):
-                kappa = max(known.by_group[i] for known in self._known)
-                found.append(kappa * part if kappa < math.inf else math.inf)
-        return math.nan if any(map(math.isnan, found)) else max(found)
-
-    def _growth(self) -> float:
-        """Of log(kappa), per step."""
+    def _learn(self) -> None:
+        """What follows from the readings, once and not at every step."""
+        if not self._known:
+            return
+        groups = [known.by_group for known in self._known if len(known.by_group) == len(self._known[-1].by_group)]
+        self._kappa = max(known.kappa for known in self._known)
+        self._by_group = [max(kappas) for kappas in zip(*groups, strict=True)]
+        if len(self._wrong) >= _FIRST - 1:
+            self._near = min(max(math.exp(-_CARE * max(self._wrong) - 0.2), _NEAR[0]), _NEAR[1])
         grown = [
             math.log(late.kappa / early.kappa) / (late.step - early.step)
             for early, late in itertools.pairwise(self._known)
             if late.step - early.step >= _KEPT - 1 and early.kappa > 0 and late.kappa > 0
         ]
-        return max(math.log(2) / _DOUBLING, *grown, 0.0)
+        self._growth = max(math.log(2) / _DOUBLING, *grown, 0.0)
+
+    def _predicted(self, norms: Sequence[float]) -> float:
+        """The r of an update, as a share of the target."""
+        norm = math.hypot(*norms)
+        found = self._kappa * norm
+        if len(norms) > 1 and len(norms) == len(self._by_group):
+            least = _PART * norm
+            for kappa, part in zip(self._by_group, norms, strict=True):
+                if part >= least and kappa * part > found:
+                    found = kappa * part
+        return found
+
+    def _is_new(self, norms: Sequence[float]) -> bool:
+        """Whether something moves that has not moved before."""
+        if len(norms) != len(self._by_group):
+            return True
+        return (
+            0.0 in self._by_group
+            and any(kappa == 0 < part for kappa, part in zip(self._by_group, norms, strict=True))
+            and self._kappa > 0
+        )

@@ -37,6 +37,9 @@ def take_off(mode: TorchFunctionMode) -> None:
 @contextmanager
 def no_modes() -> Iterator[None]:
     """Have none on it, of functions or of operators, but for the device on which tensors are made."""
+    if not (torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack()):
+        yield
+        return
     stack = _get_current_function_mode_stack()
     _put([m for m in stack if isinstance(m, DeviceContext)])
     try:

@@ -141,6 +141,9 @@ class Watch(TorchFunctionMode):
 
     def take(self) -> SeenStep:
         """What was seen since the last time; it is forgotten here."""
+        if not self._watching:
+            self._begun, seconds, self._seconds = False, self._seconds, 0.0
+            return SeenStep([], 0, seconds, None, False)
         take_off(self)
         seen = SeenStep(self._passes.take(), self._forwards, self._seconds, self._error, self._watching)
         self._forwards, self._seconds, self._error = 0, 0.0, None
