@@ -8,7 +8,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from stepguard.callbacks.lightning.loggers import log, log_every, tell
+from stepguard.callbacks.lightning.loggers import Thinning, log, tell
 from stepguard.guard import CollapseMonitor, CollapseSettings, OnWarning, check_owned
 from stepguard.records import CollapseReading, Memory, metric_values
 
@@ -54,7 +54,7 @@ class SoftmaxCollapseMonitor(Callback):
         self._memory = Memory()
         self._monitor: CollapseMonitor | None = None
         self._state: dict[str, Any] = {}
-        self._logged: int | None = None
+        self._thinning = Thinning(first=True)
 
     @property
     def last(self) -> CollapseReading | None:
@@ -85,10 +85,8 @@ class SoftmaxCollapseMonitor(Callback):
         for reading in readings:
             values = metric_values(reading)
             trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
-            # Readings are far apart already; only where they are not, the trainer's cadence thins them out.
-            if self._logged is None or events or step - self._logged >= log_every(trainer):
+            if self._thinning.takes(trainer, step) or events:
                 log(trainer, partial(metric_values, reading), step)
-                self._logged = step
         for event in events:
             tell(trainer, event, step)
         if self._monitor and self._monitor.stop_reason and not trainer.should_stop:

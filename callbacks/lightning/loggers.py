@@ -13,6 +13,25 @@ def log_every(trainer: Trainer) -> int:
     return every
 
 
+class Thinning:
+    """At most one reading for each time that the trainer logs.
+
+    Args:
+        first: Take the very first as well, of readings that are few.
+    """
+
+    def __init__(self, first: bool = False):
+        self._last = None if first else -1
+
+    def takes(self, trainer: Trainer, step: int) -> bool:
+        """Whether to log what was read at this step."""
+        every = log_every(trainer)
+        if every <= 0 or (self._last is not None and (step + 1) // every == (self._last + 1) // every):
+            return False
+        self._last = step
+        return True
+
+
 def log(trainer: Trainer, values: Callable[[str], dict[str, float]], step: int) -> None:
     """Write values to every logger, under names made with its own separator."""
     for logger in trainer.loggers:

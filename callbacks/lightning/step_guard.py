@@ -10,15 +10,15 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from stepguard.callbacks.lightning.loggers import log, log_every, tell
+from stepguard.callbacks.lightning.loggers import Thinning, log, tell
 from stepguard.guard import Action, BatchNorm, Cadence, Guard, Settings, check_owned
 from stepguard.records import METRICS, Memory, Reading, breach_values, metric_values
 
 
 class StepGuard(Callback):
-    """Measures r at every optimizer step, clamps what is unsafe, and logs it to every logger.
+    """Looks at every optimizer step, measures r where it may matter, clamps what is unsafe, and logs all of it.
 
-    Logged at the trainer's cadence, and always in ``trainer.callback_metrics``: ``stepguard/r``,
+    Logged at most at the trainer's cadence, and always in ``trainer.callback_metrics``: ``stepguard/r``,
     ``stepguard/tau``, ``stepguard/rho``, ``stepguard/spread``, ``stepguard/scale``,
     ``stepguard/lr_applied``, ``stepguard/cost_share``. At every step beyond the target, whatever the
     cadence: ``stepguard/r_breach`` and, where the logger takes text, ``stepguard/events``.
@@ -59,6 +59,7 @@ class StepGuard(Callback):
         self._settings = Settings(action, target, cadence, logits, None, quantile, strict, batch_norm, budget).checked()
         self._module = module
         self._memory = Memory()
+        self._thinning = Thinning()
         self._guard: Guard | None = None
         self._state: dict[str, Any] = {}
 
@@ -131,8 +132,7 @@ class StepGuard(Callback):
     def _log(self, trainer: Trainer, reading: Reading, step: int) -> None:
         values = metric_values(reading)
         trainer.callback_metrics.update({m.key(): torch.tensor(values[m.key()]) for m in METRICS if m.key() in values})
-        every = log_every(trainer)
-        if every > 0 and (step + 1) % every == 0:
+        if self._thinning.takes(trainer, step):
             log(trainer, partial(metric_values, reading), step)
         elif reading.breach:
             log(trainer, partial(breach_values, reading), step)

@@ -229,6 +229,7 @@ class Guard:
         # An optimizer that sets its own rate, such as Adafactor's relative steps, has None here.
         rates = [group.get("lr") for group in self._optimizer.param_groups]
         lr = max((float(rate) for rate in rates if rate is not None), default=math.nan)
+        before = self.last
         self.last = reading = Reading(
             step=self.step,
             r=r,
@@ -246,7 +247,8 @@ class Guard:
         self._reporter.record(reading)
         if reading.breach or (estimator == "prediction" and scale != 1):
             self._reporter.tell(breach_event(reading))
-        if why == "near" and (reading.cost_share or 0.0) > self._settings.budget:
+        at_every_step = before is not None and before.step == self.step - 1 and before.why == why == "near"
+        if at_every_step and (reading.cost_share or 0.0) > self._settings.budget:
             self._reporter.tell_once(self.step, _OVER.format(self._settings.budget))
 
     def _tell_what_is_judged(self) -> None:

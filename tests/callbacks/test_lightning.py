@@ -248,3 +248,11 @@ def test_a_run_that_crashes_leaves_no_hook(tmp_path):
     with pytest.raises(KeyError, match="user's own bug"):
         trainer(tmp_path, StepGuard()).fit(module, data())
     assert not module._forward_hooks and not module._forward_pre_hooks
+
+
+@pytest.mark.parametrize("log_every, logged", [(1, [*range(10), 73]), (10, [9, 73]), (50, [73]), (0, [])])
+def test_readings_that_are_far_apart_are_logged_when_they_come(log_every, logged, tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="tb", version="")
+    run = trainer(tmp_path, StepGuard(strict=True), logger=logger, log_every_n_steps=log_every, max_epochs=1)
+    run.fit(Module(lr=1e-4), data(batches=80))
+    assert list(scalars(tmp_path / "tb", "stepguard/r")) == logged

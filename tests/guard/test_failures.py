@@ -39,7 +39,7 @@ def test_a_poisoned_batch_is_withheld_and_training_goes_on(make, action, poison,
         assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
         assert math.isnan(guard.last.r) and guard.last.scale == 0 and guard.last.lr_applied == 0
         assert any(p.grad.isnan().any() for p in model.parameters())  # the user's gradients are given back
-        assert [e.kind for e in memory.events if e.step == 1 and e.kind != "found"] == ["withheld"]
+        assert [e.kind for e in memory.events if e.step == 1] == ["withheld"]
         run(model, optimizer, [(x, y)])
         assert finite(model) and math.isfinite(guard.last.r) and guard.last.scale > 0
     state = [v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)]

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reference import dense_r, mlp, parameters_of
+from torch.overrides import _get_current_function_mode_stack
 
 import stepguard
 from stepguard.guard.trigger import Trigger
@@ -100,35 +101,88 @@ def test_state_goes_on_where_it_was():
     assert begun + list(steps(r.__getitem__, count=250, trigger=second, start=150)) == whole
 
 
-def train(guard_settings, factor, count=140, seed=0):
-    """Steps of a classifier whose learning rate jumps; readings, and the true r of every step that was made."""
-    torch.manual_seed(seed)
+def train(guard_settings, factor, count=140, late=False):
+    """Steps of a classifier whose learning rate jumps; what was recorded, and the true r of every step that was made.
+
+    ``late`` sets the learning rate after the backward pass, where nobody can know of it before.
+    """
+    torch.manual_seed(0)
     model, memory, taken = mlp(), Memory(), []
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     with stepguard.attach(model, optimizer, recorders=[memory], strict=True, **guard_settings):
         for step in range(count):
             x, y = torch.randn(8, 12), torch.randint(0, 5, (8,))
-            optimizer.param_groups[0]["lr"] = 1e-3 * factor(step)
             old = parameters_of(model)
             optimizer.zero_grad()
+            if not late:
+                optimizer.param_groups[0]["lr"] = 1e-3 * factor(step)
             F.cross_entropy(model(x), y).backward()
+            optimizer.param_groups[0]["lr"] = 1e-3 * factor(step)
             optimizer.step()
             taken.append(dense_r(model, old, parameters_of(model), x))
-    return memory.readings, taken
+    return memory, taken
 
 
-@pytest.mark.parametrize("factor", [300.0, 1e4])
+@pytest.mark.parametrize("factor", [1000.0, 1e4])
 @pytest.mark.parametrize("length", [1, 100])
 def test_no_step_of_a_spike_gets_through(factor, length):
-    readings, taken = train({}, lambda step: factor if 97 <= step < 97 + length else 1.0)
-    assert len([r for r in readings if r.step < 97]) < 20
-    assert max(taken) < 1.001
-    assert 97 in [r.step for r in readings]
+    memory, taken = train({}, lambda step: factor if 97 <= step < 97 + length else 1.0)
+    assert len([r for r in memory.readings if r.step < 97]) < 20
+    assert max(taken) < 1.001 and taken[97] == pytest.approx(1.0, rel=1e-3)
+    assert {r.estimator for r in memory.readings} == {"forward"}  # its rate was known before its forward
+
+
+@pytest.mark.parametrize("length", [1, 100])
+def test_a_step_that_is_suddenly_long_is_made_harmless_by_its_prediction(length):
+    memory, taken = train({}, lambda step: 1e4 if 97 <= step < 97 + length else 1.0, late=True)
+    predicted = [r for r in memory.readings if r.estimator == "prediction"]
+    assert [(r.step, r.why) for r in predicted] == [(97, "near")] and predicted[0].r > 10
+    assert 0.1 < taken[97] < 1 and max(taken) < 1.001  # as harmless as those that are not measured
+    assert [e.kind for e in memory.events if e.step == 97] == ["clamp"]
+    assert {98, 99, 100} <= {r.step for r in memory.readings if r.estimator == "forward"}
+
+
+def test_to_observe_leaves_even_that_alone():
+    memory, taken = train({"action": "observe"}, lambda step: 1e4 if step == 97 else 1.0, late=True, count=98)
+    last = memory.readings[-1]
+    assert (last.step, last.estimator, last.scale) == (97, "prediction", 1.0)
+    assert last.breach and last.r == pytest.approx(taken[97], rel=0.7)
+    assert memory.events[-1].kind == "breach"
+
+
+def test_calm_steps_are_not_watched(batch):
+    model, memory, ups = mlp(), Memory(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with stepguard.attach(model, optimizer, recorders=[memory], strict=True):
+        for _ in range(80):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(batch[0]), batch[1])
+            ups.append(bool(_get_current_function_mode_stack()))
+            loss.backward()
+            optimizer.step()
+    read = [r.step for r in memory.readings]
+    assert read == [*range(10), read[10]] and [step for step, up in enumerate(ups) if up] == read
+
+
+def test_a_layer_that_begins_to_move_holds_nothing_up(batch):
+    model, memory = mlp(), Memory()
+    optimizer = torch.optim.SGD(
+        [{"params": model[0].parameters()}, {"params": model[3].parameters(), "lr": 0.0}], lr=1e-3
+    )
+    with stepguard.attach(model, optimizer, recorders=[memory], strict=True):
+        for step in range(40):
+            if step == 30:
+                optimizer.param_groups[1]["lr"] = 1e-3
+            optimizer.zero_grad()
+            F.cross_entropy(model(batch[0]), batch[1]).backward()
+            optimizer.step()
+    assert not [e for e in memory.events if e.kind in ("clamp", "withheld")]
+    assert {30, 31} <= {r.step for r in memory.readings}
 
 
 def test_to_drive_takes_every_step():
-    readings, taken = train({"action": "drive", "target": 0.1}, lambda step: 1.0, count=30)
-    assert len(readings) == 30 and taken == pytest.approx([0.1] * 30, rel=1e-3)
+    memory, taken = train({"action": "drive", "target": 0.1}, lambda step: 1.0, count=30)
+    assert len(memory.readings) == 30 and taken == pytest.approx([0.1] * 30, rel=1e-3)
 
 
 def test_it_says_why_and_that_it_went_over_the_budget(batch):
@@ -144,7 +198,7 @@ def test_it_says_why_and_that_it_went_over_the_budget(batch):
 
 
 def test_readings_tell_the_cost_since_the_last_one():
-    readings, _ = train({}, lambda step: 1.0, count=100)
+    readings = train({}, lambda step: 1.0, count=100)[0].readings
     calm = [r for r in readings if r.why == "old"]
     assert calm and all(0 < r.cost_share < 1 for r in readings[1:]) and readings[0].cost_share is None
 
