@@ -130,8 +130,18 @@ def scenarios() -> list[Scenario]:
     return found
 
 
-def train(scenario: Scenario, begin: Callable[[nn.Module, torch.optim.Optimizer], None]) -> Iterator[int]:
-    """The steps of a scenario, each after it has been made; ``begin`` may attach what watches."""
+class Made(NamedTuple):
+    """A step that was made."""
+
+    step: int
+    model: nn.Module
+    x: Tensor
+    old: dict[str, Tensor]
+    """The parameters before it."""
+
+
+def train(scenario: Scenario, begin: Callable[[nn.Module, torch.optim.Optimizer], object]) -> Iterator[Made]:
+    """The steps of a scenario; ``begin`` may attach what watches them."""
     task = scenario.task
     torch.manual_seed(scenario.seed)
     model = task.model()
@@ -141,8 +151,8 @@ def train(scenario: Scenario, begin: Callable[[nn.Module, torch.optim.Optimizer]
         factor = scenario.factor(step)
         for i, group in enumerate(optimizer.param_groups):
             group["lr"] = task.lr * (1.0 if scenario.head_only and i == 0 else factor)
+        old = {name: p.detach().clone() for name, p in model.named_parameters()}
         optimizer.zero_grad()
-        z = model(x)
-        F.cross_entropy(z.flatten(0, -2), y.flatten()).backward()
+        F.cross_entropy(model(x).flatten(0, -2), y.flatten()).backward()
         optimizer.step()
-        yield step
+        yield Made(step, model, x, old)

@@ -11,15 +11,15 @@ from stepguard.guard.budget import Budget
 Why = Literal["first", "near", "old"]
 _FIRST = 10
 """Steps at the beginning that are all measured."""
-_HOT = 10
+_HOT = 20
 """Steps that are measured after one that was near the limit."""
 _KEPT = 5
 """Readings by which the next r is predicted: by the worst of them."""
-_NEAR = 0.25, 0.67
+_NEAR = 0.25, 0.45
 """Share of the target from which on a prediction is near the limit: when nothing is known, and at best."""
 _CARE = 2.0
 """How many times as wrong as they have been at worst, in logarithms, predictions may be."""
-_DOUBLING = 20
+_DOUBLING = 15
 """Steps within which kappa is taken to double, if it has not been seen to grow faster."""
 _CALM = 64
 """Steps from one reading to the next where r is far from its limit, before the budget has its say."""
@@ -61,13 +61,13 @@ class Trigger:
         ...         measured.append(step)
         ...         trigger.reading(step, r=0.03 * norm, norms=[norm])
         >>> measured[10:]
-        [73, 77, 78, 79, 80, 81, 82, 83, 84, 85, 86, 87]
+        [68, 77, 78, 79, 80, 81, 82, 83, 84, 85, 86, 87, 88, 89, 90, 91, 92, 93, 94, 95, 96, 97]
     """
 
     def __init__(self, target: float, budget: float):
         self._target = target
         self._known: deque[_Known] = deque(maxlen=_KEPT)
-        self._wrong: deque[float] = deque(maxlen=30)
+        self._wrong: deque[float] = deque(maxlen=60)
         self._until = _FIRST
         self.budget = Budget(budget, _CALM)
         self._kappa, self._near, self._growth = 0.0, _NEAR[0], math.inf

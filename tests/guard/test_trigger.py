@@ -32,12 +32,12 @@ def test_in_calm_weather_few(target):
     assert set(measured.values()) == {"first", "old"}
 
 
-@pytest.mark.parametrize("factor", [13.0, 1e3, 1e8, math.inf, math.nan])
+@pytest.mark.parametrize("factor", [6.0, 1e3, 1e8, math.inf, math.nan])
 def test_a_jump_of_the_norm_is_measured_at_once_and_so_are_the_steps_after_it(factor):
     at = [factor if step == 91 else 1.0 for step in range(120)]
     measured = steps(lambda step: 0.02 * at[step], lambda step: [at[step]], 120)
-    if not factor < 33:  # where 0.02 of the target becomes two thirds of it
-        assert [step for step in measured if step > 80] == list(range(91, 102))
+    if not factor < 22:  # where 0.02 of the target becomes 0.45 of it
+        assert [step for step in measured if step > 80] == list(range(91, 112))
     else:
         assert 91 not in measured
 
@@ -60,8 +60,8 @@ def test_kappa_that_grows_is_met_before_the_limit(doubling):
 
 
 def test_how_near_is_near_is_learned():
-    steady = steps(lambda step: 0.4, count=300)
-    assert len(steady) < 60  # always the same: 0.4 of the target is far enough from it
+    steady = steps(lambda step: 0.3, count=300)
+    assert len(steady) < 60  # always the same: 0.3 of the target is far enough from it
     dice = random.Random(0)
     noisy = [0.3 * math.exp(dice.gauss(0, 0.35)) for _ in range(300)]
     assert len(steps(noisy.__getitem__, count=300)) > 150
