@@ -92,19 +92,19 @@ def measure(case: Case, ways: list[Way], steps: int, device: str) -> dict[str, T
     torch.manual_seed(0)
     first = case.model().to(device)
     x, y = (t.to(device) for t in case.batch())
-    runs = {way: training(case, way, copy.deepcopy(first), x, y, device) for way in ways}
-    seconds: dict[Way, list[float]] = {way: [] for way in ways}
+    runs = {way.name: training(case, way, copy.deepcopy(first), x, y, device) for way in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(steps):
-        for way, (step, _) in runs.items():
+        for name, (step, _) in runs.items():
             wait(device)
             started = time.perf_counter()
             next(step)
             wait(device)
-            seconds[way].append(time.perf_counter() - started)
+            seconds[name].append(time.perf_counter() - started)
     found = {}
-    for way, (_, memory) in runs.items():
+    for name, (_, memory) in runs.items():
         late = [r for r in memory.readings if r.step >= _SETTLED]
-        found[way.name] = Taken(seconds[way][_SETTLED:], len(late), late[-1].cost_share if late else None)
+        found[name] = Taken(seconds[name][_SETTLED:], len(late), late[-1].cost_share if late else None)
     return found
 
 
@@ -170,7 +170,7 @@ def main() -> None:
         steps = _SETTLED + int(options.steps * case.steps)
         show(measure(case, WAYS, steps, options.device))
         storms = measure(case, STORMS, _SETTLED + int(options.steps * min(case.steps // 2, 120)), options.device)
-        show({name: taken for name, taken in storms.items() if name == "plain" or True})
+        show(storms)
 
 
 if __name__ == "__main__":

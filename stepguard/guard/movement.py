@@ -41,8 +41,12 @@ class Movement:
     @torch.no_grad()
     def end(self) -> list[float]:
         """Find the update; return the norm of each parameter's part, with one device sync."""
-        torch._foreach_copy_(self.update, self.params)
-        torch._foreach_sub_(self.update, self.old)
+        if self.params[0].is_cpu:  # one pass over memory less
+            for p, old, update in zip(self.params, self.old, self.update, strict=True):
+                torch.sub(p, old, out=update)
+        else:
+            torch._foreach_copy_(self.update, self.params)
+            torch._foreach_sub_(self.update, self.old)
         return as_floats(torch._foreach_norm(self.update))
 
     def by_group(self, norms: list[float]) -> list[float]:

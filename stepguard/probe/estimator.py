@@ -54,10 +54,11 @@ class SlopeEstimator:
             ValueError: If the logits have no slope that could be measured.
         """
         result, spreads, trouble = None, None, None
+        check = (self._measured + 1).bit_count() == 1
         if self.kind == "forward":
             try:
                 result, spreads = _spreads_along(rerun)
-                rerun.recognise(result)
+                rerun.recognise(result, closely=check)
             except (torch.OutOfMemoryError, UntraceableError, OtherLogitsError):
                 raise
             except Exception as error:
@@ -66,7 +67,6 @@ class SlopeEstimator:
                 if self._measured:
                     raise  # it can run this model, so the trouble is another
                 spreads, trouble = None, f"forward mode cannot run it ({_first_sentence(error)})"
-        check = (self._measured + 1).bit_count() == 1
         if result is None or spreads is None:
             spreads = self._smooth_differences(rerun) if check else self._differences(rerun, rerun.at(0))
         elif rerun.precise and check and resolution(result.softmaxes) <= AIM:

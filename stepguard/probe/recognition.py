@@ -9,6 +9,10 @@ from stepguard.probe.kernels import anything_compiled
 from stepguard.probe.reasons import HIDDEN, OTHER_LOGITS
 
 
+_FULL = 1e-3
+"""How far apart the kernels of training and of measuring may be in full precision, as a share of the largest logit."""
+
+
 class OtherLogitsError(ValueError):
     """Running the model again did not give what training saw."""
 
@@ -19,6 +23,11 @@ class OtherLogitsError(ValueError):
 def same(seen: Sequence[Tensor], again: Sequence[Tensor]) -> bool:
     """Whether these are the same to the bit."""
     return len(seen) == len(again) and all(map(_same, seen, again))
+
+
+def near(seen: Sequence[Tensor], measured: Sequence[Tensor]) -> bool:
+    """Whether what was measured is, but for rounding, what training saw, in full precision both."""
+    return _all_near(seen, measured, _FULL) and not any(s.dtype in (torch.float16, torch.bfloat16) for s in seen)
 
 
 def compare(
@@ -41,7 +50,7 @@ def compare(
     rounding = 1e-2 if half else 1e-5
     if not same(seen, again) and (exact and not anything_compiled() or not _all_near(seen, again, rounding)):
         raise OtherLogitsError
-    if measured is not None and not _all_near(seen, measured, 0.1 if half else 1e-3):
+    if measured is not None and not _all_near(seen, measured, 0.1 if half else _FULL):
         raise RuntimeError(HIDDEN)
 
 

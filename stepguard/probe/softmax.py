@@ -61,8 +61,11 @@ class Softmax(NamedTuple):
         floor = forward_ad.unpack_dual(self.logits).primal.amax(self.class_dim).unsqueeze(-1) - _MASKED
         highest = lowest = torch.zeros(())
         for i, (z, a) in enumerate(pieces):
-            masked = ((z < floor) | z.isneginf()) & a.isfinite()
-            high, low = a.masked_fill(masked, -math.inf).amax(-1), a.masked_fill(masked, math.inf).amin(-1)
+            if bool((z.amin(-1, keepdim=True) >= floor).all()):  # by far the most: nothing is masked out
+                high, low = a.amax(-1), a.amin(-1)
+            else:
+                masked = ((z < floor) | z.isneginf()) & a.isfinite()
+                high, low = a.masked_fill(masked, -math.inf).amax(-1), a.masked_fill(masked, math.inf).amin(-1)
             highest = torch.maximum(highest, high) if i else high
             lowest = torch.minimum(lowest, low) if i else low
         spread = highest - lowest
