@@ -73,7 +73,8 @@ WAYS = [
     Way("clipping by norm", None, clip=True),
     Way("default, calm", {}),
     Way("every step, forward mode", {"cadence": "every"}),
-    Way("every step, finite difference", {"cadence": "every"}, by_difference=True),
+    Way("every step, screened by a secant", {"cadence": "every", "screen": True}),
+    Way("every step, central difference", {"cadence": "every"}, by_difference=True),
 ]
 STORMS = [
     Way("plain", None),

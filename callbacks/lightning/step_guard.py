@@ -34,6 +34,8 @@ class StepGuard(Callback):
         strict: Raise when a step cannot be measured, instead of warning once and going on.
         batch_norm: ``"train"`` measures with batch statistics, as training does; ``"eval"`` with running averages.
         budget: Share of the time that measuring may cost, with ``cadence="auto"`` and nothing near the limit.
+        screen: Measure by one more forward pass first, and exactly where r comes near the target; None does so with
+            ``cadence="auto"`` alone.
 
     Raises:
         ValueError: For a setting that makes no sense.
@@ -55,8 +57,11 @@ class StepGuard(Callback):
         strict: bool = False,
         batch_norm: BatchNorm = "train",
         budget: float = 0.03,
+        screen: bool | None = None,
     ):
-        self._settings = Settings(action, target, cadence, logits, None, quantile, strict, batch_norm, budget).checked()
+        self._settings = Settings(
+            action, target, cadence, logits, None, quantile, strict, batch_norm, budget, screen
+        ).checked()
         self._module = module
         self._memory = Memory()
         self._thinning = Thinning()

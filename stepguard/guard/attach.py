@@ -32,6 +32,7 @@ def attach(
     strict: bool = False,
     batch_norm: BatchNorm = "train",
     budget: float = 0.03,
+    screen: bool | None = None,
     log_dir: str | PathLike[str] | None = None,
     recorders: Sequence[Recorder] = (),
 ) -> Guard:
@@ -62,6 +63,8 @@ def attach(
             training uses them; ``"eval"`` with their running averages, as the model will be evaluated.
         budget: Share of the time that training takes which measuring may cost with ``cadence="auto"``, as long as
             nothing is near the limit; there it costs what it costs.
+        screen: Measure by one more forward pass, right to a few percent, and by forward mode only where r comes to
+            0.9 of the target; None does so with ``cadence="auto"`` alone.
         log_dir: Folder for TensorBoard; None writes nothing.
         recorders: Further places to write to, for instance :class:`stepguard.records.Memory`.
 
@@ -84,7 +87,9 @@ def attach(
         (True, 1.0)
     """
     model, optimizer = _unwrapped(model, optimizer)
-    settings = Settings(action, target, cadence, logits, forward, quantile, strict, batch_norm, budget).checked()
+    settings = Settings(
+        action, target, cadence, logits, forward, quantile, strict, batch_norm, budget, screen
+    ).checked()
     check_owned(model, optimizer)
     return Guard(model, optimizer, settings, _places(log_dir, recorders))
 

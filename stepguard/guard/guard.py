@@ -20,13 +20,15 @@ from stepguard.guard.policy import Settings, step_scale
 from stepguard.guard.ranks import agree, agree_on_any
 from stepguard.guard.reporter import Reporter
 from stepguard.guard.statistics import RunningStatistics
-from stepguard.probe import NOTHING_SEEN, Manner, Probe, SeenStep, no_modes
+from stepguard.probe import NOTHING_SEEN, Manner, Probe, Screen, SeenStep, no_modes
 from stepguard.records import Event, Reading, Recorder, breach_event
 
 _MOVED = (
     "The optimizer moved the parameters before it ran the closure, as SAM does, so the gradients are not those of "
     "where the step starts from"
 )
+_SCREENED = 0.9
+"""Share of the target up to which a measurement will do that is right to a few percent."""
 _OVER = (
     "steps that may be near the limit are all measured, which takes more than the {:.0%} of the time that measuring is "
     "given where they are not"
@@ -72,6 +74,7 @@ class Guard:
             how=Manner(shield, settings.batch_norm == "eval", set()),
             worth=lambda: self._pacing.worth_watching(self.step),
         )
+        self._probe.keeps_logits = settings.screens
         self._hooks = hook_step(optimizer, self._begin, self._end)
 
     def detach(self) -> None:
@@ -171,7 +174,7 @@ class Guard:
         r = None
         try:
             if failure is None:
-                r = self._measure(seen, norms) if 0 < tau < math.inf else 0.0 if tau == 0 else math.nan
+                r = self._measure(seen, norms, why) if 0 < tau < math.inf else 0.0 if tau == 0 else math.nan
         except Exception as error:
             failure = error
         try:
@@ -187,7 +190,7 @@ class Guard:
             scale = step_scale(self._settings.action, r, self._settings.target)
             self._rescale(scale)
             self._pacing.read(self.step, r, groups or [], time.perf_counter() - started)
-            self._report(r, tau, scale, why, self._probe.estimator.kind)
+            self._report(r, tau, scale, why, self._probe.method)
 
     def _make_harmless(self, groups: list[float] | None, tau: float, why: Why, failure: Exception | None) -> None:
         """Of a step that may be near the limit but came unwatched: shorten it to what need not be measured."""
@@ -213,11 +216,13 @@ class Guard:
     def _skipped(self) -> None:
         self._reporter.record(Event(self.step, "skipped", f"step {self.step}: the optimizer moved nothing"))
 
-    def _measure(self, seen: SeenStep, norms: list[float]) -> float:
+    def _measure(self, seen: SeenStep, norms: list[float], why: Why) -> float:
         m = self._movement
         moved = [(p, old, u) for p, old, u, norm in zip(m.params, m.old, m.update, norms, strict=True) if norm > 0]
         before = self._probe.estimator.kind
-        spreads, quantile = self._probe.spreads(seen, moved), self._settings.quantile
+        screens = self._settings.screens and why in ("told", "near")
+        screen = Screen(self._pacing.expected(), _SCREENED * self._settings.target) if screens else None
+        spreads, quantile = self._probe.spreads(seen, moved, screen), self._settings.quantile
         if self._probe.estimator.kind != before:
             self._fall_back()
         self._tell_what_is_judged()

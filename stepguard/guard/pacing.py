@@ -27,13 +27,14 @@ class Pacing:
         self._trigger = Trigger(settings.target, settings.budget) if settings.triggered else None
         self._norms: list[float] = []
         self._rates: list[float] = []
+        self._r = self._tau = 0.0
 
     def looks_at(self, step: int) -> bool:
         """Whether what the optimizer does in this step is looked at."""
         return self._trigger is not None or step % self._every == 0
 
     def worth_watching(self, step: int) -> bool:
-        """Whether the forward of this step may be wanted again; it is still to be made, its learning rate may be set."""
+        """Whether the forward of this step, still to be made, may be wanted again; its learning rate may be set."""
         if self._trigger is None:
             return step % self._every == 0
         if not self._norms:
@@ -52,19 +53,23 @@ class Pacing:
             norms: Euclidean norm of each parameter group's part of the update; None if that could not be found out.
             device: Where ranks talk to each other.
         """
+        if norms is not None and 0 < math.hypot(*norms) < math.inf:
+            self._norms, self._rates = list(norms), self._rates_now()
         if self._trigger is None:
             return "told"
         why: Why | None = "near"
         if norms is not None:
             moved = math.hypot(*norms) != 0  # a step that moves nothing is no danger, and tells nothing
             why = self._trigger.due(step, norms) if moved else None
-            if moved and math.isfinite(math.hypot(*norms)):
-                self._norms, self._rates = list(norms), self._rates_now()
         try:
             anywhere = agree_on_any(why is not None, device)
         except Exception:
             anywhere = True
         return why or "near" if anywhere else None
+
+    def expected(self) -> float:
+        """About what r will be, by the last reading and the norm of the update; 0 where nothing is known."""
+        return self._r * math.hypot(*self._norms) / self._tau if self._tau else 0.0
 
     def unseen(self, step: int, norms: Sequence[float]) -> tuple[float, float]:
         """r, as predicted, of a step that is near the limit but was not watched, and what makes it harmless."""
@@ -73,6 +78,8 @@ class Pacing:
 
     def read(self, step: int, r: float, norms: Sequence[float], seconds: float) -> None:
         """A step was measured, in this time."""
+        if math.isfinite(r):
+            self._r, self._tau = r, math.hypot(*norms)
         if self._trigger:
             self._trigger.reading(step, r, norms)
             self._trigger.budget.reading(seconds)
@@ -82,17 +89,18 @@ class Pacing:
         if self._trigger:
             self._trigger.budget.plain_step(seconds)
 
-    def state_dict(self) -> dict[str, Any] | None:
+    def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to measure the same steps."""
-        if self._trigger is None:
-            return None
-        return {"trigger": self._trigger.state_dict(), "norms": self._norms, "rates": self._rates}
+        trigger = self._trigger and self._trigger.state_dict()
+        return {"trigger": trigger, "norms": self._norms, "rates": self._rates, "r": self._r, "tau": self._tau}
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """Take up what an earlier run had learned."""
-        if self._trigger and state:
+        if not state:
+            return
+        if self._trigger and state["trigger"]:
             self._trigger.load_state_dict(state["trigger"])
-            self._norms, self._rates = state["norms"], state["rates"]
+        self._norms, self._rates, self._r, self._tau = (state[name] for name in ("norms", "rates", "r", "tau"))
 
     def _rates_now(self) -> list[float]:
         # An optimizer that sets its own rate, such as Adafactor's relative steps, has None here.

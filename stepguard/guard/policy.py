@@ -48,6 +48,7 @@ class Settings(NamedTuple):
     strict: bool = False
     batch_norm: BatchNorm = "train"
     budget: float = 0.03
+    screen: bool | None = None
 
     @property
     def every(self) -> int:
@@ -58,6 +59,11 @@ class Settings(NamedTuple):
     def triggered(self) -> bool:
         """Whether steps are measured when they may matter; to drive them takes the r of each."""
         return self.cadence == "auto" and self.action != "drive"
+
+    @property
+    def screens(self) -> bool:
+        """Whether steps are measured by a secant first."""
+        return self.triggered if self.screen is None else self.screen
 
     def checked(self) -> Settings:
         """These settings, if they make sense.

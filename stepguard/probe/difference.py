@@ -51,6 +51,39 @@ def spreads_by_difference(
     return [spread / (2 * size) for spread in _spreads(at(size), at(-size))]
 
 
+def spreads_by_secant(
+    beside: Callable[[float], list[tuple[Softmax, Softmax]] | None], expected: float
+) -> list[Tensor] | None:
+    """The same by a one-sided difference from logits that are there already: one forward pass, right to a few percent.
+
+    Args:
+        beside: From a factor on the update to the softmaxes at 0 and of the model moved by it.
+        expected: About what r is.
+
+    Returns:
+        None if it is not to be relied on: r is far from what was expected, or the logits have too few digits.
+
+    Example:
+        >>> w, u = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 1.0]])
+        >>> beside = lambda scale: [(Softmax(w**2), Softmax((w + scale * u) ** 2))]
+        >>> [spread.round(decimals=2) for spread in spreads_by_secant(beside, expected=0.6)]
+        [tensor([2.])]
+    """
+    if not 0 < expected < math.inf:
+        return None
+    size = min(2.0 ** round(math.log2(AIM / expected)), 1.0)
+    found = beside(size)
+    if found is None:
+        return None
+    before, after = zip(*found, strict=True)
+    spreads = _spreads(after, before)
+    seen = largest_r(spreads)
+    rounding = max(float(b.logits.abs().max()) * torch.finfo(b.logits.dtype).eps for b in before) / math.pi
+    if not (AIM / 8 < seen < 8 * AIM and seen > 100 * rounding):
+        return None
+    return [spread / size for spread in spreads]
+
+
 def resolution(softmaxes: Sequence[Softmax]) -> float:
     """The r of the smallest perturbation that stands out from the rounding of these logits a hundredfold."""
     eps = [100 * _largest_finite(s) * torch.finfo(s.logits.dtype).eps / math.pi for s in softmaxes]

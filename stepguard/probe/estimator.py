@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from stepguard.probe.difference import AIM, largest_r, resolution, spreads_by_difference
+from stepguard.probe.difference import AIM, largest_r, resolution, spreads_by_difference, spreads_by_secant
 from stepguard.probe.outline import UntraceableError
 from stepguard.probe.recognition import OtherLogitsError
 from stepguard.probe.rerun import Rerun, Result
@@ -31,21 +31,33 @@ class SlopeEstimator:
     Attributes:
         kind: Which of the two is in use.
         reason: Why it is not forward mode; empty if it is.
+        quick: Whether a secant agreed with forward mode when they were last compared.
     """
 
     def __init__(self) -> None:
         load_forward_mode()
         self.kind: Kind = "forward"
         self.reason = ""
+        self.quick = False
         self._measured = 0
 
     def state_dict(self) -> dict[str, Any]:
         """What has been found out, for a resumed run."""
-        return {"kind": self.kind, "reason": self.reason, "measured": self._measured}
+        return {"kind": self.kind, "reason": self.reason, "measured": self._measured, "quick": self.quick}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what an earlier run has found out."""
         self.kind, self.reason, self._measured = state["kind"], state["reason"], state["measured"]
+        self.quick = state.get("quick", False)
+
+    def quick_spreads(self, rerun: Rerun, expected: float) -> list[Tensor] | None:
+        """The same by a secant, in one forward pass; None if that cannot be relied on, or a check is due."""
+        if not self.quick or self._check_is_due:
+            return None
+        with torch.no_grad():
+            spreads = spreads_by_secant(rerun.beside, expected)
+        self._measured += spreads is not None
+        return spreads
 
     def spreads(self, rerun: Rerun) -> list[Tensor]:
         """Spread of the slopes along the update, for every softmax that a rerun comes to.
@@ -54,7 +66,7 @@ class SlopeEstimator:
             ValueError: If the logits have no slope that could be measured.
         """
         result, spreads, trouble = None, None, None
-        check = (self._measured + 1).bit_count() == 1
+        check = self._check_is_due
         if self.kind == "forward":
             try:
                 result, spreads = _spreads_along(rerun)
@@ -74,8 +86,19 @@ class SlopeEstimator:
             spreads, trouble = self._checked(spreads, rerun)
         if trouble:
             self.kind, self.reason = "difference", trouble
+        if check:
+            self.quick = not trouble and self.kind == "forward" and self._secant_agrees(rerun, largest_r(spreads))
         self._measured += 1
         return spreads
+
+    @property
+    def _check_is_due(self) -> bool:
+        return (self._measured + 1).bit_count() == 1
+
+    def _secant_agrees(self, rerun: Rerun, r: float) -> bool:
+        with torch.no_grad():
+            spreads = spreads_by_secant(rerun.beside, r)
+        return spreads is not None and abs(largest_r(spreads) - r) <= _AGREEMENT * r
 
     def _differences(self, rerun: Rerun, result: Result, aim: float = AIM) -> list[Tensor]:
         rerun.recognise(result)

@@ -21,6 +21,8 @@ from stepguard.probe.traces import Attribute
 
 _order = itertools.count()
 _SAMPLE_SIZE = 256
+_MOST_KEPT = 2**25
+"""Logits up to which a tensor of them may outlive the backward pass that it was made for."""
 _OUTPUTS = 4
 
 
@@ -125,6 +127,27 @@ class ModuleCall(Step):
         return type(self.module).__name__
 
 
+def kept_logits(tensor: Tensor) -> KeptLogits | None:
+    """The logits for later, if they are in full precision and not too many."""
+    if tensor.dtype in (torch.float32, torch.float64) and tensor.numel() <= _MOST_KEPT:
+        return KeptLogits(tensor)
+    return None
+
+
+class KeptLogits:
+    """Logits that training made, as long as nobody changes them."""
+
+    __slots__ = ("_tensor", "_version")
+
+    def __init__(self, tensor: Tensor):
+        self._tensor, self._version = tensor.detach(), version(tensor)
+
+    @property
+    def tensor(self) -> Tensor | None:
+        """The tensor; None if it is no longer what it was."""
+        return self._tensor if version(self._tensor) == self._version else None
+
+
 @dataclass(eq=False)
 class SoftmaxCall:
     """A softmax that a training step took of logits."""
@@ -135,6 +158,8 @@ class SoftmaxCall:
     """Of what entered it."""
     used: Tensor | None = None
     """Which of its samples the loss went on with, where it has a result for each; None is all of them."""
+    logits: KeptLogits | None = None
+    """What entered it, where that was worth keeping."""
 
 
 @dataclass(eq=False)

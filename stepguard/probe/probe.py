@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,15 @@ from stepguard.probe.outline import UntraceableError
 from stepguard.probe.reasons import NO_CALL, NO_SOFTMAX
 from stepguard.probe.rerun import Manner, Move, Rerun, Target
 from stepguard.probe.watch import NOTHING_SEEN, SeenStep, Watch
+
+
+class Screen(NamedTuple):
+    """When a measurement that is right to a few percent will do."""
+
+    expected: float
+    """About what r is."""
+    enough: float
+    """Largest r for which it will."""
 
 
 class Probe:
@@ -29,6 +39,7 @@ class Probe:
     Attributes:
         estimator: How the slopes are taken.
         found: What the last measurement was of, in words.
+        method: How it was made: by the estimator's kind, or by a ``secant``.
     """
 
     def __init__(
@@ -42,7 +53,7 @@ class Probe:
         worth: Callable[[], bool] = lambda: True,
     ):
         self._model, self._forward, self._how = model, forward, how or Manner(dense=set())
-        self.estimator, self.found = SlopeEstimator(), ""
+        self.estimator, self.found, self.method = SlopeEstimator(), "", "forward"
         self._failures = 0
         self._watch = None if forward else Watch(model, parameters, pick, before_first, worth)
 
@@ -71,25 +82,36 @@ class Probe:
         if self._watch:
             self._watch.remove()
 
-    def spreads(self, seen: SeenStep, moves: list[Move]) -> Tensor:
+    @property
+    def keeps_logits(self) -> bool:
+        """Whether logits of a step are kept for a screening of it."""
+        return self._watch is not None and self._watch.keeps_logits
+
+    @keeps_logits.setter
+    def keeps_logits(self, keeps: bool) -> None:
+        if self._watch:
+            self._watch.keeps_logits = keeps
+
+    def spreads(self, seen: SeenStep, moves: list[Move], screen: Screen | None = None) -> Tensor:
         """Spread of the slopes of every sample of the step, over all softmaxes of its loss, ``[N]``.
 
         Args:
             seen: From :meth:`take`.
             moves: Parameter, its value before the step, and its update.
+            screen: When a secant will do; None is never.
 
         Raises:
             Exception: Whatever kept the logits from being found or run again, saying what to try.
         """
         if self._watch is None:
             assert self._forward is not None
-            return self._of([[self._forward]], moves)
+            return self._of([[self._forward]], moves, None)
         try:
             found = batches(seen.reached)
             if not found:
                 raise seen.error or ValueError(_nothing(seen))
             with self._watch.paused():
-                spreads = self._of(found, moves)
+                spreads = self._of(found, moves, screen)
         except Exception as error:
             self._failures += 1
             if self._failures.bit_count() == 1:  # what stays as it is need not be looked at anew at every step
@@ -101,9 +123,16 @@ class Probe:
         self._watch.settle(starts_early(seen.reached))
         return spreads
 
-    def _of(self, found: list[list[Target]], moves: list[Move]) -> Tensor:
+    def _of(self, found: list[list[Target]], moves: list[Move], screen: Screen | None) -> Tensor:
         reruns = [Rerun(self._model, targets, moves, self._how) for targets in found]
+        if screen:
+            quick = [self.estimator.quick_spreads(rerun, screen.expected) for rerun in reruns]
+            flat = torch.cat([s.flatten() for spreads in quick for s in spreads or [torch.full((1,), math.inf)]])
+            if flat.numel() and float(flat.max()) / math.pi <= screen.enough:
+                self.method = "secant"
+                return flat
         spreads = [s for rerun in reruns for s in self.estimator.spreads(rerun)]
+        self.method = self.estimator.kind
         if not spreads:
             names = sorted({name for rerun in reruns for name in rerun.modules})
             raise ValueError(NO_SOFTMAX.format(what=f", nor inside {', '.join(names)}"))

@@ -8,7 +8,6 @@ from torch import Tensor
 from stepguard.probe.kernels import anything_compiled
 from stepguard.probe.reasons import HIDDEN, OTHER_LOGITS
 
-
 _FULL = 1e-3
 """How far apart the kernels of training and of measuring may be in full precision, as a share of the largest logit."""
 

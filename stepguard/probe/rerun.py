@@ -136,6 +136,21 @@ class Rerun:
         ):
             return self._run({})
 
+    def beside(self, scale: float) -> list[tuple[Softmax, Softmax]] | None:
+        """The logits that training made, and those with the parameters at theta_old + scale * u, by the same kernels.
+
+        None where training's were not kept or are not to be compared: behind autocast, inside a module, in halves.
+        """
+        kept = [t.logits.tensor if isinstance(t, SoftmaxCall) and t.logits else None for t in self._targets]
+        if self._half or any(z is None for z in kept) or any(step.autocast for step in self._steps):
+            return None
+        with eager(), data_replaced(self._model, [(p, old + scale * u) for p, old, u in self._moves]):
+            moved = self._run({}).softmaxes
+        fits = len(moved) == len(kept) and all(
+            m.columns is None and z is not None and m.logits.shape == z.shape for m, z in zip(moved, kept, strict=False)
+        )
+        return [(m._replace(logits=z), m) for m, z in zip(moved, kept, strict=True) if z is not None] if fits else None
+
     def recognise(self, result: Result, closely: bool = True) -> None:
         """Make sure that this is what training saw.
 

@@ -27,6 +27,7 @@ from stepguard.probe.outline import (
     UntraceableError,
     floating_outputs,
     function_name,
+    kept_logits,
     sample,
     version,
 )
@@ -102,6 +103,7 @@ class Watch(TorchFunctionMode):
 
     Attributes:
         numbers: Those that the step used.
+        keeps_logits: Whether the logits that training makes are kept up to the step.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class Watch(TorchFunctionMode):
         self._seconds = 0.0
         self._error: Exception | None = None
         self.numbers = Numbers()
+        self.keeps_logits = False
         self._doubtful: set[nn.Module] = set()
         self._sparing: set[nn.Module] = set()
         self._begun = self._paused = self._removed = False
@@ -318,6 +321,7 @@ class Watch(TorchFunctionMode):
             # Another model's loss is none of ours.
             if isinstance(call, FunctionCall) or entering in self._tracker or parameters_of(entering) & self._own:
                 softmax = SoftmaxCall(call, sample(entering))
+                softmax.logits = kept_logits(entering) if self.keeps_logits else None
         return _Begun(call, [(t, version(t)) for t in tensors], softmax)
 
     def _after(self, begun: _Begun, args: tuple[Any, ...], result: Any) -> None:

@@ -37,8 +37,9 @@ class Reading(NamedTuple):
     target: float
     """Limit on r that was in force."""
     estimator: str = "forward"
-    """How the slopes were taken: ``"forward"`` mode, or finite ``"difference"`` where that cannot be relied on; or a
-    ``"prediction"`` instead, where a step that nobody expected to be long came unwatched."""
+    """How the slopes were taken: ``"forward"`` mode, or finite ``"difference"`` where that cannot be relied on; by a
+    ``"secant"``, a few percent off, where that is enough; or a ``"prediction"`` instead, where a step that nobody
+    expected to be long came unwatched."""
     cost_share: float | None = None
     """stepguard's share of the time since the previous reading; None at the first."""
     why: str = "told"
