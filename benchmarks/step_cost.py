@@ -4,8 +4,8 @@ python -m benchmarks.step_cost                       # about a quarter of an hou
 python -m benchmarks.step_cost --only mlp gpt        # some of the models
 python -m benchmarks.step_cost --device cuda         # the same on a GPU, and the paper's ResNet-18 of width 64
 
-A plain run and one for each way of guarding take turns, a few steps each, in one process, all from the same weights. The
-first steps are left out; of the others the median step is compared, and the whole time, in which dear steps count too.
+A plain run and one for each way of guarding take turns, a few steps each, in one process, all from the same weights.
+The first steps are left out; of the others the median step is compared, and the whole time, in which dear steps count.
 """
 
 import argparse

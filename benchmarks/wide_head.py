@@ -105,7 +105,7 @@ def measure(classes: int, width: int, tokens: int, steps: int) -> list[str]:
         step("plain")
         for way, wide in WAYS.items():
             wide_head.WIDE = wide
-            with stepguard.attach(model, optimizer, action="observe", strict=True) as guard:
+            with stepguard.attach(model, optimizer, action="observe", cadence="every", strict=True) as guard:
                 guard._probe.estimator._measured = 10  # not one of the readings that are checked by a difference
                 with torch.no_grad():
                     for n, p in model.named_parameters():
