@@ -1,6 +1,7 @@
 """A secant where it is enough, forward mode where it matters."""
 
 import gc
+import weakref
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from reference import dense_r, mlp, parameters_of
 from torch import nn
 
 import stepguard
+from stepguard.probe import outline
 from stepguard.probe.outline import KeptLogits
 from stepguard.records import Memory
 
@@ -111,13 +113,25 @@ def test_logits_that_were_changed_since_are_not_compared_with():
     assert by_secant(memory.readings) == [2, 4, 5, 6, 8]
 
 
-def test_no_logits_outlive_their_step():
-    model = mlp()
+def test_no_logits_outlive_their_step(monkeypatch):
+    kept = weakref.WeakSet()
+
+    class Followed(KeptLogits):
+        __slots__ = ("__weakref__",)
+
+        def __init__(self, tensor):
+            super().__init__(tensor)
+            kept.add(self)
+
+    monkeypatch.setattr(outline, "KeptLogits", Followed)
+    model, seen = mlp(), []
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with stepguard.attach(model, optimizer, cadence="every", screen=True, strict=True):
         for _ in range(4):
             optimizer.zero_grad()
             F.cross_entropy(model(torch.randn(8, 12)), torch.zeros(8, dtype=torch.long)).backward()
+            seen.append(len(kept))
             optimizer.step()
-        gc.collect()
-        assert not [found for found in gc.get_objects() if isinstance(found, KeptLogits)]
+            gc.collect()
+            seen.append(len(kept))
+    assert seen == [1, 0] * 4
