@@ -15,9 +15,9 @@ from stepguard.guard.cost import Cost
 from stepguard.guard.gradients import return_gradients, withhold_gradients
 from stepguard.guard.hooks import hook_step
 from stepguard.guard.movement import Movement
-from stepguard.guard.pacing import Pacing, Why
+from stepguard.guard.pacing import Pacing, Why, anywhere
 from stepguard.guard.policy import Settings, step_scale
-from stepguard.guard.ranks import agree, agree_on_any
+from stepguard.guard.ranks import agree
 from stepguard.guard.reporter import Reporter
 from stepguard.guard.statistics import RunningStatistics
 from stepguard.probe import NOTHING_SEEN, Manner, Probe, Screen, SeenStep, no_modes
@@ -168,7 +168,7 @@ class Guard:
             if self._previous_end is not None:
                 self._pacing.unread(started - self._previous_end)
             return
-        if agree_on_any(not seen.watched and failure is None and 0 < tau < math.inf, self._device):
+        if anywhere(not seen.watched and failure is None and 0 < tau < math.inf, self._device):
             self._make_harmless(groups, tau, why, failure)
             return
         r = None
@@ -195,7 +195,10 @@ class Guard:
     def _make_harmless(self, groups: list[float] | None, tau: float, why: Why, failure: Exception | None) -> None:
         """Of a step that may be near the limit but came unwatched: shorten it to what need not be measured."""
         r, scale = self._pacing.unseen(self.step, groups) if groups else (math.nan, 1.0)
-        cut = agree(None if failure else 1 - scale, self._device)
+        try:
+            cut = agree(None if failure else 1 - scale, self._device)
+        except Exception as error:
+            cut, failure = None, error
         if cut is None:
             self._cannot(failure)
             return

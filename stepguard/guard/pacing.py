@@ -14,6 +14,14 @@ from stepguard.guard.trigger import Trigger
 Why = Literal["told", "first", "near", "old"]
 
 
+def anywhere(here: bool, device: torch.device) -> bool:
+    """Whether it is so on any rank; where ranks cannot talk any more, whether it is so here."""
+    try:
+        return agree_on_any(here, device)
+    except Exception:
+        return here
+
+
 class Pacing:
     """Which steps a guard looks at and which it measures, the same on all ranks.
 
@@ -61,11 +69,7 @@ class Pacing:
         if norms is not None:
             moved = math.hypot(*norms) != 0  # a step that moves nothing is no danger, and tells nothing
             why = self._trigger.due(step, norms) if moved else None
-        try:
-            anywhere = agree_on_any(why is not None, device)
-        except Exception:
-            anywhere = True
-        return why or "near" if anywhere else None
+        return why or "near" if anywhere(why is not None, device) else None
 
     def expected(self) -> float:
         """About what r will be, by the last reading and the norm of the update; 0 where nothing is known."""

@@ -80,3 +80,30 @@ def test_two_ranks_see_collapse_as_one(tmp_path):
     assert [e[:2] for e in ours[2]] == [e[:2] for e in theirs[2] if e.kind != "unmeasured"]
     assert [e.kind for e in ours[2]] == ["warning", "cure_on", "onset"] and ours[3] and theirs[3]
     assert len(list((tmp_path / "log").iterdir())) == 1
+
+
+def surprised(rank, folder):
+    torch.manual_seed(0)
+    model = DistributedDataParallel(mlp())
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    memory = Memory()
+    guard = stepguard.attach(model, optimizer, recorders=[memory])
+    torch.manual_seed(rank)
+    for index in range(65):
+        optimizer.zero_grad()
+        F.cross_entropy(model(torch.randn(4, 12)), torch.randint(0, 5, (4,))).backward()
+        optimizer.param_groups[0]["lr"] = 100.0 if index == 60 else 1e-3  # too late to be known before the forward
+        if index == 30 and rank == 1:
+            guard._pacing._trigger._until = 32  # one rank alone wants to measure
+        optimizer.step()
+    guard.detach()
+    return list(model.module.parameters()), memory.readings
+
+
+def test_what_one_rank_wants_to_measure_all_do_and_a_long_step_is_cut_alike(tmp_path):
+    ours, theirs = run_on_ranks(surprised, tmp_path)
+    assert all(torch.equal(p, q) for p, q in zip(ours[0], theirs[0], strict=True))
+    seen = [[(r.step, r.estimator == "prediction", r.scale) for r in rank[1]] for rank in (ours, theirs)]
+    assert seen[0] == seen[1]
+    assert {30, 31, 60, 61} <= {step for step, _, _ in seen[0]}
+    assert [(step, 0 < scale < 1) for step, predicted, scale in seen[0] if predicted and step > 50] == [(60, True)]
