@@ -8,19 +8,11 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_lightning import Module, TwoOptimizers, data, trainer
+from test_lightning import pytestmark as pytestmark
 
 from stepguard.callbacks import PerpGrad, SoftmaxCollapseMonitor, StepGuard
 from stepguard.records import COLLAPSE_METRICS
 
-# Lightning's own notices about small runs on a CPU, and deprecations inside it; ours must still be errors.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:.*GPU available but not used"),
-    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists"),
-    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec"),
-    pytest.mark.filterwarnings("ignore:Starting from v1.9.0, `tensorboardX`"),
-]
 collapses = pytest.mark.filterwarnings("ignore:stepguard. step .*softmax collapse is near")
 
 
