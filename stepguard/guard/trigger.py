@@ -23,6 +23,8 @@ _DOUBLING = 15
 """Steps within which kappa is taken to double, if it has not been seen to grow faster."""
 _CALM = 64
 """Steps from one reading to the next where r is far from its limit, before the budget has its say."""
+_MOST_GROWN = 700.0
+"""As much as a number of that kind can hold."""
 _SURPRISE = 2.0
 """By how much an update may be longer than expected before it comes unwatched."""
 _PART = 0.01
@@ -97,7 +99,8 @@ class Trigger:
         age = step - self._known[-1].step
         if age >= self.budget.every:
             return "old"
-        return "old" if predicted * math.exp(self._growth * age) >= self._near else None
+        could_be = predicted * math.exp(min(self._growth * age, _MOST_GROWN))
+        return "old" if could_be >= self._near else None
 
     def unseen(self, step: int, norms: Sequence[float]) -> tuple[float, float]:
         """The prediction for a step that is near the limit but was not watched, and the factor that makes it harmless.

@@ -91,6 +91,15 @@ def test_a_step_of_no_length_teaches_nothing():
     assert trigger.due(20, [1.0])
 
 
+def test_a_kappa_that_leapt_is_no_trouble_where_r_is_nothing():
+    trigger = Trigger(1.0, budget=0.03)
+    for step, r in [(0, 1e-30), (4, 1e-12)]:
+        trigger.reading(step, r, [1.0])
+    trigger.budget.every = 4096
+    assert trigger._growth > 10
+    assert [trigger.due(step, [1e-200]) for step in (30, 400, 3000)] == [None, "old", "old"]
+
+
 def test_state_goes_on_where_it_was():
     dice = random.Random(1)
     r = [0.2 * math.exp(dice.gauss(0, 0.4)) for _ in range(400)]
