@@ -27,7 +27,7 @@ from benchmarks.networks import GPT, resnet18
 from stepguard.cli.spike.models import mlp
 from stepguard.records import Memory
 
-_SETTLED = 24
+SETTLED = 24
 """Steps until the first readings, which are dense, and their checks are over."""
 
 
@@ -109,8 +109,8 @@ def measure(case: Case, ways: list[Way], steps: int, device: str) -> dict[str, T
                 seconds[name].append(time.perf_counter() - started)
     found = {}
     for name, (_, memory) in runs.items():
-        late = [r for r in memory.readings if r.step >= _SETTLED]
-        found[name] = Taken(seconds[name][_SETTLED:], len(late), late[-1].cost_share if late else None)
+        late = [r for r in memory.readings if r.step >= SETTLED]
+        found[name] = Taken(seconds[name][SETTLED:], len(late), late[-1].cost_share if late else None)
     return found
 
 
@@ -173,9 +173,9 @@ def main() -> None:
         parameters = sum(p.numel() for p in case.model().parameters())
         print(f"\n**{case.name}**, {parameters / 1e6:.2f}M parameters\n")
         print("| way | step, ms (quartiles) | median / plain | whole time / plain | measured |\n|" + "---|" * 5)
-        steps = _SETTLED + int(options.steps * case.steps)
+        steps = SETTLED + int(options.steps * case.steps)
         show(measure(case, WAYS, steps, options.device))
-        storms = measure(case, STORMS, _SETTLED + int(options.steps * min(case.steps // 2, 60)), options.device)
+        storms = measure(case, STORMS, SETTLED + int(options.steps * min(case.steps // 2, 60)), options.device)
         show(storms)
 
 

@@ -35,6 +35,17 @@ def eager() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def nothing_saved() -> Iterator[None]:
+    """Gradients as in training, so that the same kernels run, but no memory for a backward that will not come."""
+
+    def wanted(_: object) -> torch.Tensor:
+        raise RuntimeError("a backward wants what was not saved for it")
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, wanted):
+        yield
+
+
 def anything_compiled() -> bool:
     """Whether this process has compiled a function for anything."""
     dynamo = sys.modules.get("torch._dynamo.utils")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.batchnorm import _NormBase
 
-from stepguard.probe.kernels import differentiable, eager
+from stepguard.probe.kernels import differentiable, eager, nothing_saved
 from stepguard.probe.lookout import Lookout
 from stepguard.probe.outline import (
     FunctionCall,
@@ -33,7 +33,7 @@ from stepguard.probe.traces import no_traces
 from stepguard.probe.wide_head import NotATailError, has_wide_head
 
 Move = tuple[Tensor, Tensor, Tensor]
-"""A parameter, its value before the step, and its update."""
+"""A parameter as the step left it, its value before that, and the difference: its update."""
 Target = SoftmaxCall | Picked | ModuleCall | Callable[[nn.Module], Tensor]
 """What has logits: a softmax, a module with some inside, or a user's function from the model to logits."""
 _TRACED_BACK = {"binary_cross_entropy", "nll_loss"} | LOGARITHMS
@@ -126,15 +126,26 @@ class Rerun:
 
     def _at(self, scale: float) -> Result:
         if self._half:
-            values: dict[Tensor, Tensor] = {p: p.detach().float() for p in self._model.parameters()}
-            values |= {p: old.float() + scale * u.float() for p, old, u in self._moves}
+            values: dict[Tensor, Tensor] = {p: old.float().add_(u, alpha=scale) for p, old, u in self._moves}
+            values |= {p: p.detach().float() for p in self._model.parameters() if p not in values}
             with differentiable(self._model), replaced(self._model, values, upcast=True):
                 return self._run(values, upcast=True)
-        with (
-            differentiable(self._model),
-            data_replaced(self._model, [(p, old + scale * u if scale else old) for p, old, u in self._moves]),
-        ):
-            return self._run({})
+        with differentiable(self._model), self._moved_by(scale) as moved, data_replaced(self._model, moved):
+            return _settled(self._run({}), moved)
+
+    @contextmanager
+    def _moved_by(self, scale: float) -> Iterator[list[tuple[Tensor, Tensor]]]:
+        """Parameters, and theta_old + scale * u: in the memory of u, which is found again afterwards, to the bit."""
+        if not scale:
+            yield [(p, old) for p, old, _ in self._moves]
+            return
+        try:
+            for _, old, u in self._moves:
+                torch.add(old, u, alpha=scale, out=u)
+            yield [(p, u) for p, _, u in self._moves]
+        finally:
+            for p, old, u in self._moves:
+                torch.sub(p.detach(), old, out=u)
 
     def beside(self, scale: float) -> list[tuple[Softmax, Softmax]] | None:
         """The logits that training made, and those with the parameters at theta_old + scale * u, by the same kernels.
@@ -144,8 +155,8 @@ class Rerun:
         kept = [t.logits.tensor if isinstance(t, SoftmaxCall) and t.logits else None for t in self._targets]
         if self._half or any(z is None for z in kept) or any(step.autocast for step in self._steps):
             return None
-        with eager(), data_replaced(self._model, [(p, old + scale * u) for p, old, u in self._moves]):
-            moved = self._run({}).softmaxes
+        with eager(), self._moved_by(scale) as values, data_replaced(self._model, values):
+            moved = _settled(self._run({}), values).softmaxes
         fits = len(moved) == len(kept) and all(
             m.columns is None and z is not None and m.logits.shape == z.shape for m, z in zip(moved, kept, strict=False)
         )
@@ -172,7 +183,11 @@ class Rerun:
         if not (closely or autocast or self._half) and near(seen, result.samples):
             return
         with eager(), data_replaced(self._model, [(p, old) for p, old, _ in self._moves]):
-            again = self._run({}, as_trained=True).samples
+            try:
+                with nothing_saved():
+                    again = self._run({}, as_trained=True).samples
+            except Exception:  # the forward goes back by itself, for gradients of its own
+                again = self._run({}, as_trained=True).samples
         half = self._half or any(s.autocast for s in self._steps) or any(s.dtype in HALVES for s in seen)
         exact = self._device.type == "cpu"
         compare(seen, again, None if self._how.running_averages else result.samples, exact, half)
@@ -241,7 +256,7 @@ class Rerun:
                     args, kwargs = resolved(target.call)
                     samples.append(_sample(args[0] if args else kwargs["input"]))
                     taken = [s.of(target.used) for s in lookout.softmaxes(target.call.function, args, kwargs)]
-                    softmaxes += [s.settled() for s in taken if s]
+                    softmaxes += [s for s in taken if s]
                 elif isinstance(target, Picked):
                     assert isinstance(target.call, ModuleCall)
                     softmaxes.append(Softmax(target.pick(outputs[target.call])))
@@ -313,6 +328,12 @@ def _made(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     changed = args[0].clone()
     step.function(changed, *args[1:], **kwargs)
     return changed
+
+
+def _settled(result: Result, moved: Sequence[tuple[Tensor, Tensor]]) -> Result:
+    """The same, with logits that stay as they are when the memory of parameters does not."""
+    borrowed = {value.untyped_storage().data_ptr() for _, value in moved}
+    return result._replace(softmaxes=[s.apart_from(borrowed) for s in result.softmaxes])
 
 
 def _sample(tensor: Tensor) -> Tensor:

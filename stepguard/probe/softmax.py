@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import forward_ad
 
 from stepguard.geometry.stablemax import log_stablemax
@@ -37,9 +37,10 @@ class Softmax(NamedTuple):
             return self
         return self._replace(counted=used if self.counted is None else used & self.counted)
 
-    def settled(self) -> Softmax:
-        """The same, with logits that stay as they are when parameters do not."""
-        return self._replace(logits=self.logits.detach().clone()) if isinstance(self.logits, nn.Parameter) else self
+    def apart_from(self, memory: set[int]) -> Softmax:
+        """The same, with logits of their own where they lie in one of these storages, by address."""
+        shared = self.logits.untyped_storage().data_ptr() in memory
+        return self._replace(logits=self.logits.detach().clone()) if shared else self
 
     def pieces(self) -> Iterator[Tensor]:
         """The logits a few thousand classes at a time, classes last."""

@@ -153,6 +153,32 @@ def test_a_clamp_by_differences_holds_the_target(case, batch):
     assert guard.last.estimator == "difference"
 
 
+class Bandit(nn.Module):
+    """Its logits are its parameter's own memory."""
+
+    def __init__(self, view):
+        super().__init__()
+        self.z, self.view = nn.Parameter(torch.linspace(-1, 1, 10).repeat(64, 1)), view
+
+    def forward(self, x):
+        return self.z[: len(x)] if self.view else self.z
+
+
+@pytest.mark.parametrize("view", [True, False])
+@pytest.mark.parametrize("called", [True, False])
+def test_logits_that_lie_in_the_memory_of_a_parameter(view, called, batch):
+    model, y = Bandit(view), torch.arange(64) % 10
+    optimizer = torch.optim.SGD(model.parameters(), lr=30.0)
+    with stepguard.attach(model, optimizer, action="observe", strict=True) as guard:
+        guard._probe.estimator.kind = "difference"
+        old = parameters(model)
+        F.cross_entropy(model(torch.ones(64, 1)) if called else model.z[:64], y).backward()
+        optimizer.step()
+    a = model.z.detach() - old["z"]
+    assert guard.last.estimator == "difference"
+    assert guard.last.r == pytest.approx(float((a.amax(-1) - a.amin(-1)).max() / math.pi), rel=0.05)
+
+
 class ZeroHead(nn.Module):
     """Its head starts from zeros, so at first nothing moves but the head, which autograd is right about."""
 
