@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from stepguard.callbacks.lightning.loggers import Thinning, log, tell
-from stepguard.guard import Action, BatchNorm, Cadence, Guard, Settings, check_owned
+from stepguard.guard import Action, BatchNorm, Cadence, ClampTo, Guard, Settings, check_owned
 from stepguard.records import METRICS, Memory, Reading, breach_values, metric_values
 
 
@@ -36,6 +36,8 @@ class StepGuard(Callback):
         budget: Share of the time that measuring may cost, with ``cadence="auto"`` and nothing near the limit.
         screen: Measure by one more forward pass first, and exactly where r comes near the target; None does so with
             ``cadence="auto"`` alone.
+        clamp_to: ``"calm"`` leaves a step beyond its target as long as if nothing had happened, ``"limit"`` as long
+            as the target allows.
 
     Raises:
         ValueError: For a setting that makes no sense.
@@ -58,9 +60,10 @@ class StepGuard(Callback):
         batch_norm: BatchNorm = "train",
         budget: float = 0.03,
         screen: bool | None = None,
+        clamp_to: ClampTo = "calm",
     ):
         self._settings = Settings(
-            action, target, cadence, logits, None, quantile, strict, batch_norm, budget, screen
+            action, target, cadence, logits, None, quantile, strict, batch_norm, budget, screen, clamp_to
         ).checked()
         self._module = module
         self._memory = Memory()

@@ -4,13 +4,14 @@ from stepguard.guard.attach import attach, check_owned, monitor_collapse
 from stepguard.guard.collapse import CollapseMonitor
 from stepguard.guard.collapse_settings import CollapseSettings, OnWarning
 from stepguard.guard.guard import Guard
-from stepguard.guard.policy import ACTIONS, Action, BatchNorm, Cadence, Settings
+from stepguard.guard.policy import ACTIONS, Action, BatchNorm, Cadence, ClampTo, Settings
 
 __all__ = [
     "ACTIONS",
     "Action",
     "BatchNorm",
     "Cadence",
+    "ClampTo",
     "CollapseMonitor",
     "CollapseSettings",
     "Guard",

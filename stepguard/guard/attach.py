@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from stepguard.guard.collapse import CollapseMonitor
 from stepguard.guard.collapse_settings import CollapseSettings, OnWarning
 from stepguard.guard.guard import Guard
-from stepguard.guard.policy import Action, BatchNorm, Cadence, Settings
+from stepguard.guard.policy import Action, BatchNorm, Cadence, ClampTo, Settings
 from stepguard.guard.ranks import is_first
 from stepguard.records import Recorder, TensorBoard
 
@@ -33,6 +33,7 @@ def attach(
     batch_norm: BatchNorm = "train",
     budget: float = 0.03,
     screen: bool | None = None,
+    clamp_to: ClampTo = "calm",
     log_dir: str | PathLike[str] | None = None,
     recorders: Sequence[Recorder] = (),
 ) -> Guard:
@@ -65,6 +66,11 @@ def attach(
             nothing is near the limit; there it costs what it costs.
         screen: Measure by one more forward pass, right to a few percent, and by forward mode only where r comes to
             0.9 of the target; None does so with ``cadence="auto"`` alone.
+        clamp_to: How long a step is left that is beyond its target. ``"limit"``: up to the target. ``"calm"``: as
+            long as if nothing had happened, at most up to the target. That is a step at the usual learning rate, where
+            the rate has risen to where it never was, or else of the usual length: the medians of the last 100 steps
+            that were made as asked. Of the first ten steps, and where more parameters move than ever, nothing is usual
+            yet, and a length that is held for long may grow, so that these end at the limit.
         log_dir: Folder for TensorBoard; None writes nothing.
         recorders: Further places to write to, for instance :class:`stepguard.records.Memory`.
 
@@ -88,7 +94,7 @@ def attach(
     """
     model, optimizer = _unwrapped(model, optimizer)
     settings = Settings(
-        action, target, cadence, logits, forward, quantile, strict, batch_norm, budget, screen
+        action, target, cadence, logits, forward, quantile, strict, batch_norm, budget, screen, clamp_to
     ).checked()
     check_owned(model, optimizer)
     return Guard(model, optimizer, settings, _places(log_dir, recorders))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stepguard.guard.calm import Asked, Calm
 from stepguard.guard.cost import Cost
 from stepguard.guard.gradients import return_gradients, withhold_gradients
 from stepguard.guard.hooks import hook_step
@@ -32,6 +33,10 @@ _SCREENED = 0.9
 _OVER = (
     "steps that may be near the limit are all measured, which takes more than the {:.0%} of the time that measuring is "
     "given where they are not"
+)
+_HELD = (
+    "step {}: the last {} steps all asked for more than the target, and were made as long as those before them. If "
+    'that is how long they should be, clamp_to="limit" lets them come up to the target, and target= raises that'
 )
 
 
@@ -57,6 +62,7 @@ class Guard:
         self._reporter = Reporter(recorders, settings.strict)
         self._movement = Movement()
         self._pacing = Pacing(settings, optimizer)
+        self._calm = Calm()
         self._due = False
         self._failure: Exception | None = None
         self._seen = NOTHING_SEEN
@@ -95,7 +101,8 @@ class Guard:
         """What a resumed run needs to go on exactly as it would have."""
         last = self.last and self.last.as_dict()
         pacing, probe = self._pacing.state_dict(), self._probe.state_dict()
-        return {"version": 1, "step": self.step, "last": last, "probe": probe, "pacing": pacing}
+        calm = self._calm.state_dict()
+        return {"version": 1, "step": self.step, "last": last, "probe": probe, "pacing": pacing, "calm": calm}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the state of an earlier guard."""
@@ -103,6 +110,8 @@ class Guard:
         self.last = state["last"] and Reading(**state["last"])
         self._probe.load_state_dict(state["probe"])
         self._pacing.load_state_dict(state.get("pacing"))
+        if "calm" in state:
+            self._calm.load_state_dict(state["calm"])
 
     @property
     def _device(self) -> torch.device:
@@ -162,14 +171,17 @@ class Guard:
             failure = error
         groups = self._movement.by_group(norms) if failure is None else None
         why = self._pacing.why(self.step, groups if not withheld else None, self._device)
+        asked = Asked(tau, self._pacing.rates, sum(norm > 0 for norm in norms))
         if why is None or (why == "old" and not seen.watched):  # the next one will be watched, and do as well
             if tau == 0:
                 self._skipped()
+            elif tau < math.inf:
+                self._calm.made(asked)
             if self._previous_end is not None:
                 self._pacing.unread(started - self._previous_end)
             return
         if anywhere(not seen.watched and failure is None and 0 < tau < math.inf, self._device):
-            self._make_harmless(groups, tau, why, failure)
+            self._make_harmless(groups, asked, why, failure)
             return
         r = None
         try:
@@ -187,24 +199,45 @@ class Guard:
         elif tau == 0:
             self._skipped()
         else:
-            scale = step_scale(self._settings.action, r, self._settings.target)
+            scale = self._scale(r, asked)
             self._rescale(scale)
             self._pacing.read(self.step, r, groups or [], time.perf_counter() - started)
             self._report(r, tau, scale, why, self._probe.method)
 
-    def _make_harmless(self, groups: list[float] | None, tau: float, why: Why, failure: Exception | None) -> None:
+    def _scale(self, r: float, asked: Asked) -> float:
+        """What to multiply the update by, the same on all ranks, whose r this is."""
+        scale = step_scale(self._settings.action, r, self._settings.target)
+        if self._settings.action != "clamp" or scale == 0:
+            return scale
+        if scale == 1:
+            self._calm.made(asked)
+            return scale
+        calm = self._back_to_calm(r, asked)
+        try:
+            return -(agree(-calm, self._device) or -scale)
+        except Exception:  # nobody to agree with any more
+            return calm
+
+    def _back_to_calm(self, r: float, asked: Asked) -> float:
+        target = self._settings.target
+        scale = self._calm.scale(r, target, asked)
+        return scale if self._settings.clamp_to == "calm" else target / r
+
+    def _make_harmless(self, groups: list[float] | None, asked: Asked, why: Why, failure: Exception | None) -> None:
         """Of a step that may be near the limit but came unwatched: shorten it to what need not be measured."""
         r, scale = self._pacing.unseen(self.step, groups) if groups else (math.nan, 1.0)
+        if r > self._settings.target:
+            scale = min(scale, self._back_to_calm(r, asked))
         try:
-            cut = agree(None if failure else 1 - scale, self._device)
+            cut = agree(None if failure else -scale, self._device)
         except Exception as error:
             cut, failure = None, error
         if cut is None:
             self._cannot(failure)
             return
-        scale = 1.0 if self._settings.action == "observe" else 1 - cut
+        scale = 1.0 if self._settings.action == "observe" else -cut
         self._rescale(scale)
-        self._report(r, tau, scale, why, "prediction")
+        self._report(r, asked.tau, scale, why, "prediction")
 
     def _rescale(self, scale: float) -> None:
         if scale != 1:
@@ -255,6 +288,8 @@ class Guard:
         self._reporter.record(reading)
         if reading.breach or (estimator == "prediction" and scale != 1):
             self._reporter.tell(breach_event(reading))
+        if self._calm.says_so and self._settings.clamp_to == "calm" and reading.scale < 1:
+            self._reporter.tell(Event(self.step, "held", _HELD.format(self.step, self._calm.held)))
         at_every_step = before is not None and before.step == self.step - 1 and before.why == why == "near"
         if at_every_step and (reading.cost_share or 0.0) > self._settings.budget:
             self._reporter.tell_once(self.step, _OVER.format(self._settings.budget))

@@ -28,13 +28,16 @@ class Pacing:
     Args:
         settings: The guard's.
         optimizer: Whose steps they are.
+
+    Attributes:
+        rates: The learning rate of each parameter group at the last step that was looked at.
     """
 
     def __init__(self, settings: Settings, optimizer: Optimizer):
         self._optimizer, self._every = optimizer, settings.every
         self._trigger = Trigger(settings.target, settings.budget) if settings.triggered else None
+        self.rates: list[float] = []
         self._norms: list[float] = []
-        self._rates: list[float] = []
         self._r = self._tau = 0.0
 
     def looks_at(self, step: int) -> bool:
@@ -48,7 +51,7 @@ class Pacing:
         if not self._norms:
             return True
         rates = self._rates_now()
-        grown = [now / before if before > 0 else 1.0 for now, before in zip(rates, self._rates, strict=False)]
+        grown = [now / before if before > 0 else 1.0 for now, before in zip(rates, self.rates, strict=False)]
         if len(grown) != len(self._norms):
             return True
         return self._trigger.worth_watching(step, [max(g, 1.0) * n for g, n in zip(grown, self._norms, strict=True)])
@@ -62,7 +65,7 @@ class Pacing:
             device: Where ranks talk to each other.
         """
         if norms is not None and 0 < math.hypot(*norms) < math.inf:
-            self._norms, self._rates = list(norms), self._rates_now()
+            self._norms, self.rates = list(norms), self._rates_now()
         if self._trigger is None:
             return "told"
         why: Why | None = "near"
@@ -96,7 +99,7 @@ class Pacing:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to measure the same steps."""
         trigger = self._trigger and self._trigger.state_dict()
-        return {"trigger": trigger, "norms": self._norms, "rates": self._rates, "r": self._r, "tau": self._tau}
+        return {"trigger": trigger, "norms": self._norms, "rates": self.rates, "r": self._r, "tau": self._tau}
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """Take up what an earlier run had learned."""
@@ -104,7 +107,7 @@ class Pacing:
             return
         if self._trigger and state["trigger"]:
             self._trigger.load_state_dict(state["trigger"])
-        self._norms, self._rates, self._r, self._tau = (state[name] for name in ("norms", "rates", "r", "tau"))
+        self._norms, self.rates, self._r, self._tau = (state[name] for name in ("norms", "rates", "r", "tau"))
 
     def _rates_now(self) -> list[float]:
         # An optimizer that sets its own rate, such as Adafactor's relative steps, has None here.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 Action = Literal["observe", "clamp", "drive"]
 BatchNorm = Literal["train", "eval"]
 Cadence = Literal["auto", "every"] | int
+ClampTo = Literal["limit", "calm"]
 ACTIONS: tuple[str, ...] = get_args(Action)
 
 
@@ -49,6 +50,7 @@ class Settings(NamedTuple):
     batch_norm: BatchNorm = "train"
     budget: float = 0.03
     screen: bool | None = None
+    clamp_to: ClampTo = "calm"
 
     @property
     def every(self) -> int:
@@ -80,6 +82,10 @@ class Settings(NamedTuple):
             raise ValueError(f'cadence must be "auto", "every" or a positive number of steps, got {cadence!r}')
         if self.batch_norm not in ("train", "eval"):
             raise ValueError(f'batch_norm must be "train" (batch statistics) or "eval", got {self.batch_norm!r}')
+        if self.clamp_to not in ("limit", "calm"):
+            raise ValueError(
+                f'clamp_to must be "limit" (the target) or "calm" (as if nothing had happened), got {self.clamp_to!r}'
+            )
         if not _is_number(quantile) or not 0 < quantile <= 1:
             raise ValueError(f"quantile must lie in (0, 1], 1.0 being the batch's maximum, got {quantile!r}")
         if not _is_number(self.budget) or not 0 < self.budget <= 1:

@@ -59,9 +59,10 @@ class Event(NamedTuple):
     """Something that happened at a step and that a person may want to read about.
 
     ``kind`` is one of ``breach`` (beyond the target and let through, in observe), ``clamp`` (made
-    shorter), ``withheld`` (not finite, not made), ``skipped`` (the optimizer moved nothing),
-    ``found`` (what r is taken of, and how, when that is new), ``fallback`` (slopes are taken by another
-    estimator from here on, and why) and ``unmeasured`` (training went on without a reading; the message says why).
+    shorter), ``held`` (made shorter for many steps in a row), ``withheld`` (not finite, not made),
+    ``skipped`` (the optimizer moved nothing), ``found`` (what r is taken of, and how, when that is new),
+    ``fallback`` (slopes are taken by another estimator from here on, and why) and ``unmeasured`` (training went on
+    without a reading; the message says why).
     From a collapse monitor also ``warning`` (softmax collapse is near), ``onset`` (it is there), ``recovery`` (it is
     far again), ``cure_on`` and ``cure_off`` (perpGrad was switched) and ``stop`` (training was asked to end).
     """
@@ -74,11 +75,12 @@ class Event(NamedTuple):
 
 def breach_event(reading: Reading) -> Event:
     """What to tell of a reading beyond its target, from what was done about it."""
+    back = "back to calm, " if reading.scale * reading.r < 0.99 * reading.target else ""
     kind = {0.0: "withheld", 1.0: "breach"}.get(reading.scale, "clamp")
     done = {
         "withheld": "not finite, so the step was withheld and the parameters kept",
         "breach": "observed only, the step was made",
-        "clamp": f"scaled by {reading.scale:.3g}, lr {reading.lr:.3g} -> {reading.lr_applied:.3g}",
+        "clamp": f"{back}scaled by {reading.scale:.3g}, lr {reading.lr:.3g} -> {reading.lr_applied:.3g}",
     }[kind]
     message = (
         f"step {reading.step}: r = {reading.r:.3g} (target {reading.target:g}), tau = {reading.tau:.3g}, "
