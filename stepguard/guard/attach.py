@@ -92,7 +92,7 @@ def attach(
         >>> guard.last.r > 1, round(guard.last.r * guard.last.scale, 6)
         (True, 1.0)
     """
-    model, optimizer = _unwrapped(model, optimizer)
+    model, optimizer = unwrapped(model, optimizer)
     settings = Settings(
         action, target, cadence, logits, forward, quantile, strict, batch_norm, budget, screen, clamp_to
     ).checked()
@@ -152,13 +152,13 @@ def monitor_collapse(
         >>> monitor.last.collapse, monitor.last.headroom_nats > 10
         (0.0, True)
     """
-    model, optimizer = _unwrapped(model, optimizer)
+    model, optimizer = unwrapped(model, optimizer)
     settings = CollapseSettings(on_warning, cadence, horizon, headroom, per_layer, strict).checked()
     check_owned(model, optimizer)
     return CollapseMonitor(model, optimizer, settings, _places(log_dir, recorders))
 
 
-def _unwrapped(model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+def unwrapped(model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
     """What trainers and strategies have wrapped."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")

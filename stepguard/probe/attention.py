@@ -15,8 +15,8 @@ _MOST_SCORES = 1 << 20
 class SlicedAttention(TorchFunctionMode):
     """Scaled dot-product attention a few queries at a time.
 
-    Forward mode needs kernels that write the scores down, ``[L, S]`` for each head and sample, where training's own never
-    do. Of a slice of the queries they are few, and behind a causal mask half of them need not be made.
+    Forward mode needs kernels that write the scores down, ``[L, S]`` for each head and sample, which training's own
+    never do. Of a slice of the queries they are few, and behind a causal mask half of them need not be made.
     """
 
     def __torch_function__(
@@ -42,7 +42,7 @@ def attention(
     queries, keys = query_LD.shape[-2], key_SD.shape[-2]
     heads = query_LD[..., 0, 0].numel()
     size = max(_MOST_SCORES // max(heads * keys, 1), 1)
-    # What is dropped is drawn for all queries at once; a mask beside a causal one is an error, which is PyTorch's to raise.
+    # What is dropped is drawn for all queries at once; a mask beside a causal one is PyTorch's error to raise.
     if size >= queries or dropout_p or query_LD.is_nested or (is_causal and attn_mask is not None):
         return function(query_LD, key_SD, value_SD, attn_mask, dropout_p, is_causal, **how)
     made = []

@@ -9,11 +9,13 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from stepguard.probe.attention import SlicedAttention
+
 
 @contextmanager
 def differentiable(model: nn.Module) -> Iterator[None]:
     """Only kernels that forward mode can differentiate."""
-    with eager(), sdpa_kernel(SDPBackend.MATH), ExitStack() as stack:
+    with eager(), sdpa_kernel(SDPBackend.MATH), SlicedAttention(), ExitStack() as stack:
         if any(isinstance(m, nn.RNNBase) for m in model.modules()):  # it would only slow convolutions down
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")  # setting these flags warns of GPUs that are not there
