@@ -12,9 +12,11 @@ _KEPT = 100
 _LEAST = 10
 """As many must have been made before anything is usual."""
 _FAMILIAR = 20, 1.5
-"""A learning rate is familiar where so many steps were made at it, or at no less than it divided by that."""
+"""A learning rate is familiar where so many steps asked for it, or for no less than it divided by that."""
+_LONG = 2.0
+"""Times the usual from which on a step is longer than usual."""
 _PATIENCE = 20
-"""Held steps in a row after which their length may grow: what lasts is not an accident."""
+"""Held steps in a row after which a length may grow: what lasts is not an accident."""
 _GROWTH = 1.05
 
 
@@ -30,23 +32,25 @@ class Asked(NamedTuple):
 
 
 class Calm:
-    """What is usual in a run, and so how long a step would be if nothing had happened.
+    """What a run usually asks for, and so how long a step would be if nothing had happened.
 
-    Goes by the steps that were made as the optimizer asked. Where a learning rate has risen to where it never was, the
-    usual one is what is missing, and with it the step is the very one that would have been made. Where that does not
-    explain it, the usual length is.
+    Where a learning rate has risen to where it never was, the usual one is what is missing, and with it the step is
+    the very one that would have been made. Where it has not, but the step is longer than usual, the usual length is.
+    A step that is neither is as any other, whether or not it is beyond its target.
 
     Attributes:
-        held: How many steps in a row, up to now, were made shorter.
+        held: How many steps in a row, up to now, were not as usual.
 
     Example:
         >>> calm = Calm()
         >>> for _ in range(30):
-        ...     calm.made(Asked(tau=0.2, rates=[1e-3], moving=4))
+        ...     scale = calm.scale(0.3, 1.0, Asked(tau=0.2, rates=[1e-3], moving=4))
         >>> round(calm.scale(250.0, 1.0, Asked(tau=180.0, rates=[1.0], moving=4)), 6)  # a rate of x1,000
         0.001
         >>> round(calm.scale(5.0, 1.0, Asked(tau=10.0, rates=[1e-3], moving=4)), 6)  # a gradient of x50
         0.02
+        >>> round(calm.scale(5.0, 1.0, Asked(tau=0.2, rates=[1e-3], moving=4)), 6)  # another kind of batch
+        0.2
     """
 
     def __init__(self) -> None:
@@ -56,14 +60,45 @@ class Calm:
         self._moving = 0
         self.held = 0
 
-    def made(self, step: Asked) -> None:
-        """A step was made as it was asked for."""
-        self.held = 0
-        if self._is_other(step):  # thawed or added parameters: another length is usual now
-            self._taus.clear()
-            self._rates.clear()
-            self._moving = step.moving
-            self._highest = [[] for _ in step.rates]
+    def scale(self, r: float, target: float, step: Asked) -> float:
+        """The factor for a step, at most target / r; 1 for one that is within its target.
+
+        Args:
+            r: Its normalized step ratio; 0 for one that is known to be small.
+            target: The limit on that.
+            step: What was asked for.
+        """
+        limit = target / r if r > target else 1.0
+        if step.moving > self._moving or len(step.rates) != len(self._highest):
+            self._begin(step)  # thawed or added parameters: something else is usual now
+        back = 1.0
+        if r > target and len(self._taus) >= _LEAST:
+            back = self._back_to_usual(limit, step)
+        if back == 1:
+            self.held = 0
+            self._add(step)
+        else:
+            self.held += 1
+        return min(limit, back)
+
+    def _back_to_usual(self, limit: float, step: Asked) -> float:
+        """The factor that makes it a usual step; 1 if it is one."""
+        usual = [median(of) for of in zip(*self._rates, strict=True)]
+        each = zip(usual, step.rates, self._highest, strict=True)
+        back = min((was / now for was, now, high in each if _is_new(now, high)), default=1.0)
+        if back < 1 and back <= limit:
+            return back
+        usual_tau = median(self._taus)
+        if back * step.tau <= _LONG * usual_tau:
+            return back
+        return min(back, usual_tau * _GROWTH ** max(self.held - _PATIENCE, 0) / step.tau)
+
+    def _begin(self, step: Asked) -> None:
+        self._taus.clear()
+        self._rates.clear()
+        self._moving, self._highest = step.moving, [[] for _ in step.rates]
+
+    def _add(self, step: Asked) -> None:
         self._taus.append(step.tau)
         self._rates.append(list(step.rates))
         for highest, rate in zip(self._highest, step.rates, strict=True):
@@ -71,22 +106,6 @@ class Calm:
                 heapq.heappush(highest, rate)
             elif rate > highest[0]:
                 heapq.heapreplace(highest, rate)
-
-    def scale(self, r: float, target: float, step: Asked) -> float:
-        """The factor, at most target / r, for a step whose r is beyond the target; it counts as held."""
-        self.held += 1
-        limit = target / r
-        if len(self._taus) < _LEAST or self._is_other(step):
-            return limit
-        usual = [median(of) for of in zip(*self._rates, strict=True)]
-        back = min(
-            (was / now for was, now, high in zip(usual, step.rates, self._highest, strict=True) if _is_new(now, high)),
-            default=1.0,
-        )
-        if back <= limit:
-            return back
-        longest = median(self._taus) * _GROWTH ** max(self.held - _PATIENCE, 0)
-        return min(limit, back, longest / step.tau)
 
     @property
     def says_so(self) -> bool:
@@ -109,9 +128,6 @@ class Calm:
         self._taus = deque(state["taus"], maxlen=_KEPT)
         self._rates = deque(state["rates"], maxlen=_KEPT)
         self._highest, self._moving, self.held = state["highest"], state["moving"], state["held"]
-
-    def _is_other(self, step: Asked) -> bool:
-        return step.moving > self._moving or len(step.rates) != len(self._highest)
 
 
 def _is_new(rate: float, highest: list[float]) -> bool:

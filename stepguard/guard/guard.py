@@ -176,7 +176,7 @@ class Guard:
             if tau == 0:
                 self._skipped()
             elif tau < math.inf:
-                self._calm.made(asked)
+                self._calm.scale(0.0, self._settings.target, asked)
             if self._previous_end is not None:
                 self._pacing.unread(started - self._previous_end)
             return
@@ -209,19 +209,16 @@ class Guard:
         scale = step_scale(self._settings.action, r, self._settings.target)
         if self._settings.action != "clamp" or scale == 0:
             return scale
-        if scale == 1:
-            self._calm.made(asked)
-            return scale
         calm = self._back_to_calm(r, asked)
         try:
-            return -(agree(-calm, self._device) or -scale)
+            return scale if scale == 1 else -(agree(-calm, self._device) or -scale)
         except Exception:  # nobody to agree with any more
             return calm
 
     def _back_to_calm(self, r: float, asked: Asked) -> float:
         target = self._settings.target
         scale = self._calm.scale(r, target, asked)
-        return scale if self._settings.clamp_to == "calm" else target / r
+        return scale if self._settings.clamp_to == "calm" else min(target / r, 1.0) if r else 1.0
 
     def _make_harmless(self, groups: list[float] | None, asked: Asked, why: Why, failure: Exception | None) -> None:
         """Of a step that may be near the limit but came unwatched: shorten it to what need not be measured."""
