@@ -67,10 +67,10 @@ def attach(
         screen: Measure by one more forward pass, right to a few percent, and by forward mode only where r comes to
             0.9 of the target; None does so with ``cadence="auto"`` alone.
         clamp_to: How long a step is left that is beyond its target. ``"limit"``: up to the target. ``"calm"``: as
-            long as if nothing had happened, at most up to the target. That is a step at the usual learning rate, where
-            the rate has risen to where it never was, or else of the usual length: the medians of the last 100 steps
-            that were made as asked. Of the first ten steps, and where more parameters move than ever, nothing is usual
-            yet, and a length that is held for long may grow, so that these end at the limit.
+            long as if nothing had happened, and at most up to the target. Where a learning rate has risen to where
+            it never was, that is the step at the usual rate; where the update is more than twice as long as usual at
+            its rate, one of the usual length, which may grow again if it lasts. Usual is the median of the last 100
+            steps; of the first ten, and when parameters are thawed, nothing is. What is neither ends at the target.
         log_dir: Folder for TensorBoard; None writes nothing.
         recorders: Further places to write to, for instance :class:`stepguard.records.Memory`.
 

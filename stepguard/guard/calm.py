@@ -35,11 +35,11 @@ class Calm:
     """What a run usually asks for, and so how long a step would be if nothing had happened.
 
     Where a learning rate has risen to where it never was, the usual one is what is missing, and with it the step is
-    the very one that would have been made. Where it has not, but the step is longer than usual, the usual length is.
-    A step that is neither is as any other, whether or not it is beyond its target.
+    the very one that would have been made. Where the step is longer than usual for its learning rate, the usual length
+    is. A step that is neither is as any other, whether or not it is beyond its target.
 
     Attributes:
-        held: How many steps in a row, up to now, were not as usual.
+        held: How many steps in a row, up to now, were not as usual; halved by each that was.
 
     Example:
         >>> calm = Calm()
@@ -54,7 +54,7 @@ class Calm:
     """
 
     def __init__(self) -> None:
-        self._taus: deque[float] = deque(maxlen=_KEPT)
+        self._lengths: deque[float] = deque(maxlen=_KEPT)
         self._rates: deque[list[float]] = deque(maxlen=_KEPT)
         self._highest: list[list[float]] = []
         self._moving = 0
@@ -72,10 +72,10 @@ class Calm:
         if step.moving > self._moving or len(step.rates) != len(self._highest):
             self._begin(step)  # thawed or added parameters: something else is usual now
         back = 1.0
-        if r > target and len(self._taus) >= _LEAST:
+        if r > target and len(self._lengths) >= _LEAST:
             back = self._back_to_usual(limit, step)
         if back == 1:
-            self.held = 0
+            self.held //= 2
             self._add(step)
         else:
             self.held += 1
@@ -88,18 +88,18 @@ class Calm:
         back = min((was / now for was, now, high in each if _is_new(now, high)), default=1.0)
         if back < 1 and back <= limit:
             return back
-        usual_tau = median(self._taus)
-        if back * step.tau <= _LONG * usual_tau:
+        longer = _length(step) / median(self._lengths)
+        if longer <= _LONG:
             return back
-        return min(back, usual_tau * _GROWTH ** max(self.held - _PATIENCE, 0) / step.tau)
+        return min(back, _GROWTH ** max(self.held - _PATIENCE, 0) / longer)
 
     def _begin(self, step: Asked) -> None:
-        self._taus.clear()
+        self._lengths.clear()
         self._rates.clear()
         self._moving, self._highest = step.moving, [[] for _ in step.rates]
 
     def _add(self, step: Asked) -> None:
-        self._taus.append(step.tau)
+        self._lengths.append(_length(step))
         self._rates.append(list(step.rates))
         for highest, rate in zip(self._highest, step.rates, strict=True):
             if len(highest) < _FAMILIAR[0]:
@@ -116,7 +116,7 @@ class Calm:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to hold the same steps at the same length."""
         return {
-            "taus": list(self._taus),
+            "lengths": list(self._lengths),
             "rates": list(self._rates),
             "highest": self._highest,
             "moving": self._moving,
@@ -125,9 +125,14 @@ class Calm:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what an earlier one had found usual."""
-        self._taus = deque(state["taus"], maxlen=_KEPT)
+        self._lengths = deque(state["lengths"], maxlen=_KEPT)
         self._rates = deque(state["rates"], maxlen=_KEPT)
         self._highest, self._moving, self.held = state["highest"], state["moving"], state["held"]
+
+
+def _length(step: Asked) -> float:
+    """Of a step at a learning rate of 1."""
+    return step.tau / (max(step.rates, default=0.0) or 1.0)
 
 
 def _is_new(rate: float, highest: list[float]) -> bool:
