@@ -91,7 +91,10 @@ class Calm:
         longer = _length(step) / median(self._lengths)
         if longer <= _LONG:
             return back
-        return min(back, _GROWTH ** max(self.held - _PATIENCE, 0) / longer)
+        grown = _GROWTH ** max(self.held - _PATIENCE, 0) / longer
+        if grown >= 1:  # it is what is usual now
+            self._begin(step)
+        return min(back, grown)
 
     def _begin(self, step: Asked) -> None:
         self._lengths.clear()
