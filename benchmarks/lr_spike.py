@@ -129,7 +129,9 @@ def a1(seeds: int, factor: float, only: str) -> None:
         rows(
             variants,
             seeds,
-            lambda seed, lr=lr: Run(MODELS["mlp"], digits_stratified(seed), seed, lr, 200, batch_size=64),
+            lambda seed, lr=lr: Run(
+                MODELS["mlp"], digits_stratified(seed), seed, lr, 200, batch_size=64, clamp_to="limit"
+            ),
             f"{lr:g}",
             only,
         )
@@ -151,7 +153,7 @@ def a2(seeds: int, factor: float, models: list[str], only: str, by_batch: bool) 
     header(seeds)
     evaluate = accuracy_by_batch if by_batch else None
     for name in models:
-        run = Run(MODELS[name], data, 0, 0.015, 200, evaluate=evaluate)
+        run = Run(MODELS[name], data, 0, 0.015, 200, evaluate=evaluate, clamp_to="limit")
         rows(variants, seeds, lambda seed, run=run: run._replace(seed=seed), name, only)
 
 

@@ -12,7 +12,9 @@ ONCE = Spike(factor=1e4, start=50, length=1)
 
 
 def a1(seed, **changes):
-    run = Run(MODELS["mlp"], digits_stratified(seed), seed, lr=1e-3, steps=200, batch_size=64, spike=HELD)
+    run = Run(
+        MODELS["mlp"], digits_stratified(seed), seed, lr=1e-3, steps=200, batch_size=64, spike=HELD, clamp_to="limit"
+    )
     return run._replace(**changes)
 
 
@@ -30,7 +32,7 @@ def test_a1_the_guarded_run_carries_on(whole_set, published):
 
 @pytest.mark.parametrize(("model", "lowest", "final"), [("transformer", 91.9, 92.4), ("mlp-ln", 93.8, 93.8)])
 def test_a2_one_step_of_spike(model, lowest, final):
-    run = Run(MODELS[model], digits_in_order(), seed=0, lr=0.015, steps=80, spike=ONCE)
+    run = Run(MODELS[model], digits_in_order(), seed=0, lr=0.015, steps=80, spike=ONCE, clamp_to="limit")
     plain, guarded = outcome(run), outcome(run._replace(action="clamp"))
     assert plain.lowest < 15
     assert guarded.largest_taken <= 1 + 1e-4
@@ -41,3 +43,9 @@ def test_a2_batch_norm_held_spike():
     run = Run(MODELS["cnn-bn"], digits_in_order(), seed=0, lr=0.015, steps=9, spike=Spike(1e4, start=5))
     guarded = outcome(run._replace(action="clamp"))
     assert guarded.largest_taken <= 1 + 1e-4 and guarded.asked_at_spike > 100
+
+
+def test_a1_back_to_calm_is_as_if_nothing_had_happened():
+    for seed in range(3):
+        usual, held = outcome(a1(seed, spike=None)), outcome(a1(seed, action="clamp", clamp_to="calm"))
+        assert held.final == pytest.approx(usual.final, abs=1) and held.lowest == pytest.approx(usual.lowest, abs=2)

@@ -135,7 +135,7 @@ def train(guard_settings, factor, count=140, late=False):
 @pytest.mark.parametrize("factor", [1000.0, 1e4])
 @pytest.mark.parametrize("length", [1, 100])
 def test_no_step_of_a_spike_gets_through(factor, length):
-    memory, taken = train({}, lambda step: factor if 97 <= step < 97 + length else 1.0)
+    memory, taken = train({"clamp_to": "limit"}, lambda step: factor if 97 <= step < 97 + length else 1.0)
     assert len([r for r in memory.readings if r.step < 97]) < 20
     assert max(taken) < 1.001 and taken[97] == pytest.approx(1.0, rel=1e-3)
     assert "prediction" not in {r.estimator for r in memory.readings}  # its rate was known before its forward
@@ -143,7 +143,7 @@ def test_no_step_of_a_spike_gets_through(factor, length):
 
 @pytest.mark.parametrize("length", [1, 100])
 def test_a_step_that_is_suddenly_long_is_made_harmless_by_its_prediction(length):
-    memory, taken = train({}, lambda step: 1e4 if 97 <= step < 97 + length else 1.0, late=True)
+    memory, taken = train({"clamp_to": "limit"}, lambda step: 1e4 if 97 <= step < 97 + length else 1.0, late=True)
     predicted = [r for r in memory.readings if r.estimator == "prediction"]
     assert [(r.step, r.why) for r in predicted] == [(97, "near")] and predicted[0].r > 10
     assert 0.1 < taken[97] < 1 and max(taken) < 1.001  # as harmless as those that are not measured

@@ -8,7 +8,7 @@ from stepguard.cli.option_help import add_log_dir, adder, fresh_folder, refuse_w
 from stepguard.cli.option_types import LARGEST_RATE, count, positive, seed, whole
 
 if TYPE_CHECKING:
-    from stepguard.guard import Action
+    from stepguard.guard import Action, ClampTo
 
 
 DESCRIPTION = """\
@@ -57,6 +57,7 @@ class Plan(NamedTuple):
     seeds: tuple[int, ...]
     action: Action
     target: float
+    clamp_to: ClampTo
     log_dir: Path
 
 
@@ -88,6 +89,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         choices=ACTIONS,
         default="clamp",
         help="clamp: shorten steps beyond the target; drive: set each step to it; observe: only watch (default: clamp)",
+    )
+    parser.add_argument(
+        "--clamp-to",
+        choices=("calm", "limit"),
+        default="calm",
+        help="calm: shorten a step to what it would be without the spike; limit: to the target alone (default: calm)",
     )
     add("--target", positive, 1.0, "R", "limit on r, the length of a step against the radius that is safe for it")
     add_log_dir(parser)
@@ -123,5 +130,16 @@ def plan_of(args: argparse.Namespace) -> Plan:
     seeds = tuple(range(args.seed, args.seed + args.seeds))
     length = vars(args)["for"]
     return Plan(
-        args.model, setup, lr, args.steps, args.spike, args.at, length, seeds, args.action, args.target, args.log_dir
+        args.model,
+        setup,
+        lr,
+        args.steps,
+        args.spike,
+        args.at,
+        length,
+        seeds,
+        args.action,
+        args.target,
+        args.clamp_to,
+        args.log_dir,
     )

@@ -52,6 +52,7 @@ def _runs(plan: Plan, seed: int) -> dict[str, Run]:
         batch_size=plan.setup.batch_size,
         spike=Spike(plan.factor, plan.start, plan.length),
         target=plan.target,
+        clamp_to=plan.clamp_to,
     )
     return {
         "no spike": plain._replace(spike=None),
@@ -100,7 +101,8 @@ def _close(plan: Plan, folder: Path, histories: Histories, console: Console) -> 
 def _headline(plan: Plan) -> str:
     until = "to the end" if plan.length is None else f"for {plan.length} steps" if plan.length > 1 else "for one step"
     spike = f"x{plan.factor:,g} from step {plan.start} {until}"
-    return f"{plan.model} on digits, lr {plan.lr:g} {spike}; {plan.action} at r = {plan.target:g}"
+    action = f"clamp to {plan.clamp_to}" if plan.action == "clamp" else plan.action
+    return f"{plan.model} on digits, lr {plan.lr:g} {spike}; {action}, r = {plan.target:g}"
 
 
 def _caption(plan: Plan, done: int, steps: int) -> str:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import swa_utils
 
 from stepguard.cli.spike.digits import Digits
-from stepguard.guard import Action, attach
+from stepguard.guard import Action, ClampTo, attach
 from stepguard.records import Event, Memory, Reading, Recorder
 
 
@@ -43,6 +43,7 @@ class Run(NamedTuple):
     """Gradient norm to clip at."""
     action: Action = "observe"
     target: float = 1.0
+    clamp_to: ClampTo = "calm"
     forward: Callable[[nn.Module], Tensor] | None = None
     recorders: tuple[Recorder, ...] = ()
     evaluate: Callable[[nn.Module, Digits], float] | None = None
@@ -71,8 +72,9 @@ def train(run: Run) -> Iterator[Frame]:
     optimizer = torch.optim.Adam(model.parameters(), lr=run.lr)
     memory = Memory()
     recorders = (memory, *run.recorders)
-    settings = {"action": run.action, "target": run.target, "cadence": "every", "forward": run.forward}
-    with attach(model, optimizer, **settings, recorders=recorders) as guard:  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"action": run.action, "target": run.target, "clamp_to": run.clamp_to}
+    settings |= {"cadence": "every", "forward": run.forward}
+    with attach(model, optimizer, **settings, recorders=recorders) as guard:
         for step, (x, y) in zip(range(run.steps), batches(run), strict=False):
             lr = run.lr * (run.spike.at(step) if run.spike else 1.0)
             for group in optimizer.param_groups:
