@@ -1,7 +1,8 @@
 # shape suffixes: S = seeds, T = steps
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, repeat
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -34,10 +35,10 @@ def save_picture(path: str | PathLike[str], histories: Histories, *, title: str,
     last = max(len(seed) for seeds in histories.values() for seed in seeds) - 1
     figure, (loss, accuracy, r) = panels_over_time(title, (2.7, 2.7, 3.6), last)
     asked_differs = gaps = False
-    for (_, seeds), colour in zip(histories.items(), COLOURS, strict=False):
-        gaps |= bool(np.isnan(_curve(loss, seeds, lambda frame: frame.loss, colour, log=True)).any())
-        _curve(accuracy, seeds, lambda frame: frame.accuracy, colour)
-        taken = _curve(r, seeds, r_taken, colour, log=True)
+    for (seeds, colour), width in zip(zip(histories.values(), COLOURS, strict=False), _widths(), strict=False):
+        gaps |= bool(np.isnan(_curve(loss, seeds, lambda frame: frame.loss, colour, width, log=True)).any())
+        _curve(accuracy, seeds, lambda frame: frame.accuracy, colour, width)
+        taken = _curve(r, seeds, r_taken, colour, width, log=True)
         asked = _values(seeds, r_asked, log=True)
         if not np.allclose(asked, taken, equal_nan=True):
             asked_differs = True
@@ -47,6 +48,11 @@ def save_picture(path: str | PathLike[str], histories: Histories, *, title: str,
         panel.axvspan(spike.start, min(spike.stop, last), color=SPIKE, alpha=0.05, linewidth=0)
     loss.set_ylabel("training loss" + "\n(gaps: 0 or not finite)" * gaps)
     save_with_legend(figure, path, _handles(histories, asked_differs))
+
+
+def _widths() -> Iterator[float]:
+    """The first run is what the others ought to look like: broad, so that it shows beneath one that does."""
+    return chain([5.0], repeat(1.8))
 
 
 def _values(seeds: Sequence[Sequence[StepFrame]], value: Callable[[StepFrame], float], log: bool = False) -> Any:
@@ -60,13 +66,14 @@ def _curve(
     seeds: Sequence[Sequence[StepFrame]],
     value: Callable[[StepFrame], float],
     colour: str,
+    width: float,
     log: bool = False,
 ) -> Any:
     values_ST = _values(seeds, value, log)
     if len(values_ST) > 1:
         steps = np.arange(values_ST.shape[1])
         panel.fill_between(steps, values_ST.min(0), values_ST.max(0), color=colour, alpha=0.2, linewidth=0)
-    panel.plot(np.median(values_ST, axis=0), color=colour, linewidth=1.8)
+    panel.plot(np.median(values_ST, axis=0), color=colour, linewidth=width, alpha=0.6 if width > 2 else 1)
     if log:
         panel.set_yscale("log")
     return values_ST
@@ -85,7 +92,8 @@ def _label_panels(loss: Any, accuracy: Any, r: Any, target: float) -> None:
 
 def _handles(histories: Histories, asked_differs: bool) -> list[Any]:
     handles: list[Any] = [
-        Line2D([], [], color=colour, linewidth=2.5, label=run) for run, colour in zip(histories, COLOURS, strict=False)
+        Line2D([], [], color=colour, linewidth=max(width, 2.5), alpha=0.6 if width > 2 else 1, label=run)
+        for (run, colour), width in zip(zip(histories, COLOURS, strict=False), _widths(), strict=False)
     ]
     if asked_differs:
         handles.append(Line2D([], [], color="black", linewidth=1, linestyle=(0, (3, 2)), label="r asked for"))
