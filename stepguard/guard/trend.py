@@ -42,10 +42,23 @@ class Trend:
         slope = self.slope
         if slope is None or not slope < 0:
             return None
-        # The height of the line is a median too: that of the readings, each carried on to the last one's step.
+        assert self.height is not None
+        return self._readings[-1][0] + max(self.height, 0.0) / -slope
+
+    @property
+    def height(self) -> float | None:
+        """Where the line is at the last reading; None before there are five."""
+        slope = self.slope
+        if slope is None:
+            return None
+        # A median too: of the readings, each carried on to the last one's step.
         now = self._readings[-1][0]
-        height = median(value + slope * (now - step) for step, value in self._readings)
-        return now + max(height, 0.0) / -slope
+        return median(value + slope * (now - step) for step, value in self._readings)
+
+    @property
+    def span(self) -> int:
+        """Steps from the first to the last of the readings that it goes by."""
+        return self._readings[-1][0] - self._readings[0][0] if self._readings else 0
 
     def state_dict(self) -> list[tuple[int, float]]:
         """The readings that it goes by."""

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from stepguard.guard.trend import Trend
+
+Schedule = LRScheduler | Callable[[int], float]
+"""A scheduler that is stepped after every optimizer step, or a function from that step to the learning rate."""
+HORIZON = 200
+"""Steps that are looked ahead."""
+_SPAN = 32
+"""Steps that readings must lie apart for a trend to be seen in them; it is not carried on for longer than they do."""
+_QUIET = 50
+"""Steps for which a crossing must have been out of sight before another one is news."""
+
+
+class Outlook:
+    """When r will come to its target, if it goes on as it does.
+
+    r is linear in the learning rate, whose schedule is known in advance; what is left, r at a learning rate of 1, has
+    a trend.
+
+    Args:
+        target: The limit on r.
+        optimizer: Whose steps they are.
+        schedule: What sets its learning rate; None stays where it is.
+
+    Example:
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+        >>> outlook = Outlook(1.0, optimizer, lambda step: 0.002 * (step + 1))
+        >>> for step in range(100):
+        ...     crossing = outlook.reading(step, r=2.5 * 0.002 * (step + 1), lr=0.002 * (step + 1))
+        ...     if crossing is not None:
+        ...         print(step, crossing)
+        4 199
+    """
+
+    def __init__(self, target: float, optimizer: Optimizer, schedule: Schedule | None = None):
+        self._target, self._optimizer, self._schedule = target, optimizer, schedule
+        self._trend = Trend()
+        self._told: int | None = None
+        self._base, self._rates = 0, [0.0]
+
+    def reading(self, step: int, r: float, lr: float) -> int | None:
+        """Learn from a reading; the step of a crossing, where one has come in sight."""
+        if not (0 < r < math.inf and 0 < lr < math.inf):
+            return None
+        self._trend.add(step, math.log(r / lr))
+        crossing = self._crossing(step, lr) if r <= self._target else step
+        news = crossing is not None and crossing > step and (self._told is None or step - self._told > _QUIET)
+        if crossing is not None:
+            self._told = step
+        return crossing if news else None
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step that was looked ahead to."""
+        return self._rates[min(max(step - self._base, 0), len(self._rates) - 1)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to say the same."""
+        return {"trend": self._trend.state_dict(), "told": self._told}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what an earlier one knew."""
+        self._trend.load_state_dict(state["trend"])
+        self._told = state["told"]
+
+    def _crossing(self, step: int, lr: float) -> int | None:
+        slope, height = self._trend.slope, self._trend.height
+        if slope is None or height is None:
+            return None
+        span = self._trend.span
+        slope = slope if span >= _SPAN else 0.0
+        self._look_ahead(step, lr)
+        wanted = math.log(self._target)
+        for ahead in range(1, HORIZON + 1):
+            rate = self.rate(step + ahead)
+            if rate > 0 and height + slope * min(ahead, span) + math.log(rate) > wanted:
+                return step + ahead
+        return None
+
+    def _look_ahead(self, step: int, lr: float) -> None:
+        """Have the learning rates from this step on."""
+        known = self._base <= step and step + HORIZON // 2 < self._base + len(self._rates)
+        if known and math.isclose(self.rate(step), lr, rel_tol=1e-3):
+            return
+        self._base = step
+        self._rates = list(itertools.islice(self._from_now(step, lr), HORIZON + HORIZON // 2))
+
+    def _from_now(self, step: int, lr: float) -> Iterator[float]:
+        if self._schedule is None or isinstance(self._schedule, ReduceLROnPlateau):
+            return iter([lr])
+        if isinstance(self._schedule, LRScheduler):
+            return rates_ahead(self._schedule, self._optimizer)
+        return map(float, map(self._schedule, itertools.count(step)))
+
+
+def rates_ahead(scheduler: LRScheduler, optimizer: Optimizer) -> Iterator[float]:
+    """The learning rates of this step and those that follow, the largest of the parameter groups; the scheduler stays.
+
+    Example:
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        >>> scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.5)
+        >>> list(itertools.islice(rates_ahead(scheduler, optimizer), 5)), optimizer.param_groups[0]["lr"]
+        ([1.0, 1.0, 0.5, 0.5, 0.25], 1.0)
+    """
+    groups = [{**group, "params": [torch.zeros(1)]} for group in optimizer.param_groups]
+    stand_in = torch.optim.SGD([{"params": group["params"]} for group in groups], lr=1.0)
+    for own, group in zip(stand_in.param_groups, copy.deepcopy(groups), strict=True):
+        own.update(group)
+    twin = copy.deepcopy(scheduler, {id(optimizer): stand_in})
+    while True:
+        yield max(float(group["lr"]) for group in stand_in.param_groups)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of an order of calls that is of no importance here
+                twin.step()
+        except Exception:  # such as a OneCycleLR that has come to its end
+            return
