@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from stepguard.guard.collapse import CollapseMonitor
 from stepguard.guard.collapse_settings import CollapseSettings, OnWarning
 from stepguard.guard.guard import Guard
+from stepguard.guard.outlook import Schedule
 from stepguard.guard.policy import Action, BatchNorm, Cadence, ClampTo, Settings
 from stepguard.guard.ranks import is_first
 from stepguard.records import Recorder, TensorBoard
@@ -34,6 +35,7 @@ def attach(
     budget: float = 0.03,
     screen: bool | None = None,
     clamp_to: ClampTo = "calm",
+    schedule: Schedule | None = None,
     log_dir: str | PathLike[str] | None = None,
     recorders: Sequence[Recorder] = (),
 ) -> Guard:
@@ -71,6 +73,8 @@ def attach(
             it never was, that is the step at the usual rate; where the update is more than twice as long as usual at
             its rate, one of the usual length, which may grow again if it lasts. Usual is the median of the last 100
             steps; of the first ten, and when parameters are thawed, nothing is. What is neither ends at the target.
+        schedule: What sets the learning rate, to see further ahead when r will come to its target: the scheduler that
+            is stepped after every optimizer step, or a function from that step to the rate. It is not touched.
         log_dir: Folder for TensorBoard; None writes nothing.
         recorders: Further places to write to, for instance :class:`stepguard.records.Memory`.
 
@@ -97,7 +101,7 @@ def attach(
         action, target, cadence, logits, forward, quantile, strict, batch_norm, budget, screen, clamp_to
     ).checked()
     check_owned(model, optimizer)
-    return Guard(model, optimizer, settings, _places(log_dir, recorders))
+    return Guard(model, optimizer, settings, _places(log_dir, recorders), schedule=schedule)
 
 
 def monitor_collapse(

@@ -16,13 +16,14 @@ from stepguard.guard.cost import Cost
 from stepguard.guard.gradients import return_gradients, withhold_gradients
 from stepguard.guard.hooks import hook_step
 from stepguard.guard.movement import Movement
+from stepguard.guard.outlook import Outlook, Schedule
 from stepguard.guard.pacing import Pacing, Why, anywhere
 from stepguard.guard.policy import Settings, step_scale
 from stepguard.guard.ranks import agree
-from stepguard.guard.reporter import Reporter
 from stepguard.guard.statistics import RunningStatistics
+from stepguard.guard.step_reporter import StepReporter
 from stepguard.probe import NOTHING_SEEN, Manner, Probe, Screen, SeenStep, no_modes
-from stepguard.records import Event, Reading, Recorder, breach_event
+from stepguard.records import Reading, Recorder
 
 _MOVED = (
     "The optimizer moved the parameters before it ran the closure, as SAM does, so the gradients are not those of "
@@ -30,14 +31,6 @@ _MOVED = (
 )
 _SCREENED = 0.9
 """Share of the target up to which a measurement will do that is right to a few percent."""
-_OVER = (
-    "steps that may be near the limit are all measured, which takes more than the {:.0%} of the time that measuring is "
-    "given where they are not"
-)
-_HELD = (
-    "step {}: the last {} steps all asked for more than the target, and were made as long as those before them. If "
-    'that is how long they should be, clamp_to="limit" lets them come up to the target, and target= raises that'
-)
 
 
 class Guard:
@@ -55,14 +48,16 @@ class Guard:
         settings: Settings,
         recorders: Sequence[Recorder] = (),
         shield: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        schedule: Schedule | None = None,
     ):
         self.last: Reading | None = None
         self.step = 0
         self._settings, self._optimizer = settings, optimizer
-        self._reporter = Reporter(recorders, settings.strict)
+        self._reporter = StepReporter(recorders, settings)
         self._movement = Movement()
         self._pacing = Pacing(settings, optimizer)
         self._calm = Calm()
+        self._outlook = Outlook(settings.target, optimizer, schedule)
         self._due = False
         self._failure: Exception | None = None
         self._seen = NOTHING_SEEN
@@ -101,8 +96,9 @@ class Guard:
         """What a resumed run needs to go on exactly as it would have."""
         last = self.last and self.last.as_dict()
         pacing, probe = self._pacing.state_dict(), self._probe.state_dict()
-        calm = self._calm.state_dict()
-        return {"version": 1, "step": self.step, "last": last, "probe": probe, "pacing": pacing, "calm": calm}
+        calm, outlook = self._calm.state_dict(), self._outlook.state_dict()
+        state = {"version": 1, "step": self.step, "last": last, "probe": probe}
+        return {**state, "pacing": pacing, "calm": calm, "outlook": outlook}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the state of an earlier guard."""
@@ -112,6 +108,7 @@ class Guard:
         self._pacing.load_state_dict(state.get("pacing"))
         if "calm" in state:
             self._calm.load_state_dict(state["calm"])
+            self._outlook.load_state_dict(state["outlook"])
 
     @property
     def _device(self) -> torch.device:
@@ -174,7 +171,7 @@ class Guard:
         asked = Asked(tau, self._pacing.rates, sum(norm > 0 for norm in norms))
         if why is None or (why == "old" and not seen.watched):  # the next one will be watched, and do as well
             if tau == 0:
-                self._skipped()
+                self._reporter.skipped(self.step)
             elif tau < math.inf:
                 self._calm.scale(0.0, self._settings.target, asked)
             if self._previous_end is not None:
@@ -195,9 +192,9 @@ class Guard:
         except Exception as error:
             r, failure = None, error
         if r is None:
-            self._cannot(failure)
+            self._reporter.unmeasured(self.step, failure)
         elif tau == 0:
-            self._skipped()
+            self._reporter.skipped(self.step)
         else:
             scale = self._scale(r, asked)
             self._rescale(scale)
@@ -230,7 +227,7 @@ class Guard:
         except Exception as error:
             cut, failure = None, error
         if cut is None:
-            self._cannot(failure)
+            self._reporter.unmeasured(self.step, failure)
             return
         scale = 1.0 if self._settings.action == "observe" else -cut
         self._rescale(scale)
@@ -242,13 +239,6 @@ class Guard:
         if scale == 0 and self._statistics:
             self._statistics.put_back()
 
-    def _cannot(self, failure: Exception | None) -> None:
-        reason = failure or RuntimeError("another rank could not measure")
-        self._reporter.cannot(self.step, reason, "was not measured and stands as the optimizer made it")
-
-    def _skipped(self) -> None:
-        self._reporter.record(Event(self.step, "skipped", f"step {self.step}: the optimizer moved nothing"))
-
     def _measure(self, seen: SeenStep, norms: list[float], why: Why) -> float:
         m = self._movement
         moved = [(p, old, u) for p, old, u, norm in zip(m.params, m.old, m.update, norms, strict=True) if norm > 0]
@@ -257,8 +247,8 @@ class Guard:
         screen = Screen(self._pacing.expected(), _SCREENED * self._settings.target) if screens else None
         spreads, quantile = self._probe.spreads(seen, moved, screen), self._settings.quantile
         if self._probe.estimator.kind != before:
-            self._fall_back()
-        self._tell_what_is_judged()
+            self._reporter.fell_back(self.step, self._probe.estimator.reason)
+        self._reporter.judged(self.step, self._probe.found, self._probe.estimator.kind)
         if not spreads.numel():
             return 0.0  # the loss ignored every sample
         return float(spreads.max() if quantile == 1 else spreads.float().quantile(quantile)) / math.pi
@@ -267,8 +257,7 @@ class Guard:
         # An optimizer that sets its own rate, such as Adafactor's relative steps, has None here.
         rates = [group.get("lr") for group in self._optimizer.param_groups]
         lr = max((float(rate) for rate in rates if rate is not None), default=math.nan)
-        before = self.last
-        self.last = reading = Reading(
+        self.last = Reading(
             step=self.step,
             r=r,
             tau=tau,
@@ -282,20 +271,5 @@ class Guard:
             cost_share=self._cost.share(),
             why=why,
         )
-        self._reporter.record(reading)
-        if reading.breach or (estimator == "prediction" and scale != 1):
-            self._reporter.tell(breach_event(reading))
-        if self._calm.says_so and self._settings.clamp_to == "calm" and reading.scale < 1:
-            self._reporter.tell(Event(self.step, "held", _HELD.format(self.step, self._calm.held)))
-        at_every_step = before is not None and before.step == self.step - 1 and before.why == why == "near"
-        if at_every_step and (reading.cost_share or 0.0) > self._settings.budget:
-            self._reporter.tell_once(self.step, _OVER.format(self._settings.budget))
-
-    def _tell_what_is_judged(self) -> None:
-        kind = {"forward": "forward mode", "difference": "a finite difference"}[self._probe.estimator.kind]
-        self._reporter.tell_once(self.step, f"r is that of {self._probe.found}, measured by {kind}")
-
-    def _fall_back(self) -> None:
-        message = f"r is measured by a finite difference from step {self.step} on: {self._probe.estimator.reason}"
-        self._reporter.record(Event(self.step, "fallback", message))
-        self._reporter.warn_once("fallback", message)
+        crossing = self._outlook.reading(self.step, r, lr) if estimator != "prediction" else None
+        self._reporter.reading(self.last, self._calm.held if self._calm.says_so else 0, crossing)

@@ -19,6 +19,8 @@ HORIZON = 200
 """Steps that are looked ahead."""
 _SPAN = 32
 """Steps that readings must lie apart for a trend to be seen in them; it is not carried on for longer than they do."""
+_EVERY = 5
+"""Steps from one look to the next, where every step is measured."""
 _QUIET = 50
 """Steps for which a crossing must have been out of sight before another one is news."""
 
@@ -41,13 +43,14 @@ class Outlook:
         ...     crossing = outlook.reading(step, r=2.5 * 0.002 * (step + 1), lr=0.002 * (step + 1))
         ...     if crossing is not None:
         ...         print(step, crossing)
-        4 199
+        5 199
     """
 
     def __init__(self, target: float, optimizer: Optimizer, schedule: Schedule | None = None):
         self._target, self._optimizer, self._schedule = target, optimizer, schedule
         self._trend = Trend()
         self._told: int | None = None
+        self._looked = -_EVERY
         self._base, self._rates = 0, [0.0]
 
     def reading(self, step: int, r: float, lr: float) -> int | None:
@@ -55,6 +58,9 @@ class Outlook:
         if not (0 < r < math.inf and 0 < lr < math.inf):
             return None
         self._trend.add(step, math.log(r / lr))
+        if step < self._looked + _EVERY:
+            return None
+        self._looked = step
         crossing = self._crossing(step, lr) if r <= self._target else step
         news = crossing is not None and crossing > step and (self._told is None or step - self._told > _QUIET)
         if crossing is not None:
@@ -67,19 +73,18 @@ class Outlook:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to say the same."""
-        return {"trend": self._trend.state_dict(), "told": self._told}
+        return {"trend": self._trend.state_dict(), "told": self._told, "looked": self._looked}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what an earlier one knew."""
         self._trend.load_state_dict(state["trend"])
-        self._told = state["told"]
+        self._told, self._looked = state["told"], state["looked"]
 
     def _crossing(self, step: int, lr: float) -> int | None:
-        slope, height = self._trend.slope, self._trend.height
-        if slope is None or height is None:
+        line, span = self._trend.line, self._trend.span
+        if line is None:
             return None
-        span = self._trend.span
-        slope = slope if span >= _SPAN else 0.0
+        slope, height = line if span >= _SPAN else (0.0, line[1])
         self._look_ahead(step, lr)
         wanted = math.log(self._target)
         for ahead in range(1, HORIZON + 1):
@@ -90,11 +95,12 @@ class Outlook:
 
     def _look_ahead(self, step: int, lr: float) -> None:
         """Have the learning rates from this step on."""
-        known = self._base <= step and step + HORIZON // 2 < self._base + len(self._rates)
+        known = self._base <= step and step + HORIZON < self._base + len(self._rates)
         if known and math.isclose(self.rate(step), lr, rel_tol=1e-3):
             return
         self._base = step
-        self._rates = list(itertools.islice(self._from_now(step, lr), HORIZON + HORIZON // 2))
+        rates = list(itertools.islice(self._from_now(step, lr), 3 * HORIZON // 2)) or [lr]
+        self._rates = rates + rates[-1:] * (3 * HORIZON // 2 - len(rates))  # where it ends, it stays
 
     def _from_now(self, step: int, lr: float) -> Iterator[float]:
         if self._schedule is None or isinstance(self._schedule, ReduceLROnPlateau):

@@ -37,23 +37,23 @@ class Trend:
         return median((late - early) / (after - before) for (before, early), (after, late) in pairs)
 
     @property
-    def crosses_zero_at(self) -> float | None:
-        """Step at which the value comes to 0 from above, if it is falling."""
-        slope = self.slope
-        if slope is None or not slope < 0:
-            return None
-        assert self.height is not None
-        return self._readings[-1][0] + max(self.height, 0.0) / -slope
-
-    @property
-    def height(self) -> float | None:
-        """Where the line is at the last reading; None before there are five."""
+    def line(self) -> tuple[float, float] | None:
+        """Change per step, and where the line is at the last reading; None before there are five."""
         slope = self.slope
         if slope is None:
             return None
         # A median too: of the readings, each carried on to the last one's step.
         now = self._readings[-1][0]
-        return median(value + slope * (now - step) for step, value in self._readings)
+        return slope, median(value + slope * (now - step) for step, value in self._readings)
+
+    @property
+    def crosses_zero_at(self) -> float | None:
+        """Step at which the value comes to 0 from above, if it is falling."""
+        line = self.line
+        if line is None or not line[0] < 0:
+            return None
+        slope, height = line
+        return self._readings[-1][0] + max(height, 0.0) / -slope
 
     @property
     def span(self) -> int:

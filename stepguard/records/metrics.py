@@ -26,6 +26,7 @@ METRICS = (
     Metric("stepguard", "spread", "spread", "largest spread of the logits' change by the whole update, nats"),
     Metric("stepguard", "scale", "scale", "factor applied to the update"),
     Metric("stepguard", "lr_applied", "lr_applied", "learning rate really applied, scale * lr"),
+    Metric("stepguard", "lr_safe", "lr_safe", "largest learning rate whose step would have kept to the target"),
     Metric("stepguard", "cost_share", "cost_share", "stepguard's share of the step's time"),
 )
 BREACH = Metric("stepguard", "r_breach", "r", "r of the steps beyond the target only, so that none is thinned out")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from stepguard.records.collapse import CollapseReading
@@ -50,6 +51,11 @@ class Reading(NamedTuple):
         """Whether r passed the target. Not a number counts as beyond."""
         return not self.r <= self.target
 
+    @property
+    def lr_safe(self) -> float | None:
+        """The largest learning rate whose step would have kept to the target: ``lr * target / r``; None if unknown."""
+        return self.lr * self.target / self.r if 0 < self.r < math.inf and self.lr > 0 else None
+
     def as_dict(self) -> dict[str, Any]:
         """Field names to values, for JSON."""
         return self._asdict()
@@ -59,7 +65,8 @@ class Event(NamedTuple):
     """Something that happened at a step and that a person may want to read about.
 
     ``kind`` is one of ``breach`` (beyond the target and let through, in observe), ``clamp`` (made
-    shorter), ``held`` (made shorter for many steps in a row), ``withheld`` (not finite, not made),
+    shorter), ``held`` (made shorter for many steps in a row),
+    ``forecast`` (r will come to its target), ``withheld`` (not finite, not made),
     ``skipped`` (the optimizer moved nothing), ``found`` (what r is taken of, and how, when that is new),
     ``fallback`` (slopes are taken by another estimator from here on, and why) and ``unmeasured`` (training went on
     without a reading; the message says why).
