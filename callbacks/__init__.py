@@ -6,9 +6,9 @@ The trainer itself is imported on first use.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stepguard.callbacks.lightning import PerpGrad, SoftmaxCollapseMonitor, StepGuard
+    from stepguard.callbacks.lightning import PerpGrad, SoftmaxCollapseMonitor, StepGuard, SuggestLR
 
-__all__ = ["PerpGrad", "SoftmaxCollapseMonitor", "StepGuard"]
+__all__ = ["PerpGrad", "SoftmaxCollapseMonitor", "StepGuard", "SuggestLR"]
 
 
 def __getattr__(name: str) -> Any:

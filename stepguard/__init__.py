@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         stablemax_cross_entropy,
         step_ratio,
     )
-    from stepguard.guard import CollapseMonitor, Guard, attach, monitor_collapse
+    from stepguard.guard import CollapseMonitor, Guard, Suggestion, attach, monitor_collapse, suggest_lr
     from stepguard.probe import logit_slopes
     from stepguard.records import CollapseReading, Event, Reading
 
@@ -30,6 +30,8 @@ _HOME = {
     "Guard": "guard",
     "monitor_collapse": "guard",
     "CollapseMonitor": "guard",
+    "suggest_lr": "guard",
+    "Suggestion": "guard",
     "CollapseReading": "records",
     "Reading": "records",
     "Event": "records",
@@ -54,6 +56,7 @@ __all__ = [
     "Reading",
     "SoftmaxCollapse",
     "StableMaxCrossEntropyLoss",
+    "Suggestion",
     "attach",
     "exact_radius",
     "logit_slopes",
@@ -65,6 +68,7 @@ __all__ = [
     "spread_radius",
     "stablemax_cross_entropy",
     "step_ratio",
+    "suggest_lr",
 ]
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,6 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from stepguard.callbacks.lightning.loggers import Thinning, log, tell
+from stepguard.callbacks.lightning.quiet import not_logging
+from stepguard.callbacks.lightning.schedule import schedule_of
 from stepguard.guard import Action, BatchNorm, Cadence, ClampTo, Guard, Settings, check_owned
 from stepguard.records import METRICS, Memory, Reading, breach_values, metric_values
 
@@ -20,8 +21,8 @@ class StepGuard(Callback):
 
     Logged at most at the trainer's cadence, and always in ``trainer.callback_metrics``: ``stepguard/r``,
     ``stepguard/tau``, ``stepguard/rho``, ``stepguard/spread``, ``stepguard/scale``,
-    ``stepguard/lr_applied``, ``stepguard/cost_share``. At every step beyond the target, whatever the
-    cadence: ``stepguard/r_breach`` and, where the logger takes text, ``stepguard/events``.
+    ``stepguard/lr_applied``, ``stepguard/lr_safe``, ``stepguard/cost_share``. At every step beyond the
+    target, whatever the cadence: ``stepguard/r_breach`` and, where the logger takes text, ``stepguard/events``.
 
     Args:
         action: ``"observe"``, ``"clamp"`` or ``"drive"``; see :func:`stepguard.attach`.
@@ -92,7 +93,12 @@ class StepGuard(Callback):
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
         self._guard = Guard(
-            self._find(pl_module), optimizer, self._settings, [self._memory], lambda: _not_logging(pl_module)
+            self._find(pl_module),
+            optimizer,
+            self._settings,
+            [self._memory],
+            lambda: not_logging(pl_module),
+            schedule_of(trainer),
         )
         if self._state:
             self._guard.load_state_dict(self._state)
@@ -144,24 +150,3 @@ class StepGuard(Callback):
             log(trainer, partial(metric_values, reading), step)
         elif reading.breach:
             log(trainer, partial(breach_values, reading), step)
-
-
-@contextmanager
-def _not_logging(pl_module: LightningModule) -> Iterator[None]:
-    """What a forward logs was logged when training ran it."""
-    modules = [m for m in pl_module.modules() if isinstance(m, LightningModule)]
-    found = [(m, name, vars(m).get(name)) for m in modules for name in ("log", "log_dict")]
-    for module, name, _ in found:
-        vars(module)[name] = _say_nothing
-    try:
-        yield
-    finally:
-        for module, name, before in found:
-            if before is None:
-                del vars(module)[name]
-            else:
-                vars(module)[name] = before
-
-
-def _say_nothing(*args: Any, **kwargs: Any) -> None:
-    return None

@@ -4,7 +4,9 @@ from stepguard.guard.attach import attach, check_owned, monitor_collapse
 from stepguard.guard.collapse import CollapseMonitor
 from stepguard.guard.collapse_settings import CollapseSettings, OnWarning
 from stepguard.guard.guard import Guard
+from stepguard.guard.outlook import Schedule, rates_ahead
 from stepguard.guard.policy import ACTIONS, Action, BatchNorm, Cadence, ClampTo, Settings
+from stepguard.guard.suggest import Suggestion, suggest_lr
 
 __all__ = [
     "ACTIONS",
@@ -16,8 +18,12 @@ __all__ = [
     "CollapseSettings",
     "Guard",
     "OnWarning",
+    "Schedule",
     "Settings",
+    "Suggestion",
     "attach",
     "check_owned",
     "monitor_collapse",
+    "rates_ahead",
+    "suggest_lr",
 ]

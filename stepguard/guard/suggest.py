@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,31 +15,40 @@ from torch.optim import Optimizer
 
 from stepguard.guard.attach import check_owned, unwrapped
 from stepguard.guard.movement import Movement
-from stepguard.probe import Probe, no_modes
+from stepguard.probe import Probe, SeenStep, no_modes
 from stepguard.probe.random_state import device_of, random_state, set_random_state
 from stepguard.probe.traces import no_traces
 
-_MEASURED = 3
-"""Of how many batches, the last ones, the slopes are taken."""
-_AIM = 0.3
-"""The r at which that is done: the update then stands out from the rounding of the parameters."""
-_SHARE = 0.5
-"""Of the largest safe learning rate, what is recommended."""
+_SETTLED = 20
+"""Steps of the optimizer on noise, after which its moments are about what they are in training."""
+_SHARE = 0.2
+"""Share of the target at which training is best: found on the networks of benchmarks/suggested_rate.py."""
+_NOISE = 1e-3
+"""Share of the gradients' length below which there is none, as where all batches are the same."""
 
 
 class Suggestion(NamedTuple):
     """What :func:`suggest_lr` found out, for the parameter group whose learning rate is the largest."""
 
     lr: float
-    """A rate to train with."""
+    """A rate to train with: a fifth of ``settled``."""
     largest: float
-    """The largest that is safe now: at it, r is at the target."""
+    """The largest that is safe for the very first steps: at it, their r is at the target."""
+    settled: float
+    """The same once gradients no longer all point one way."""
     factor: float
-    """``lr`` over the rate that the optimizer has; that by which to multiply the rate of each group."""
-    r: list[float]
-    """Normalized step ratio, at ``largest``, of each batch that was measured."""
-    taken_at: float
-    """The optimizer's own rate."""
+    """``lr`` over the rate that the optimizer has: that by which to multiply the rate of each group."""
+
+    @property
+    def advice(self) -> str:
+        """What to do, in a sentence or two."""
+        text = f"Train at a learning rate of {self.lr:.2g}."
+        if self.lr > self.largest:
+            text += (
+                f" Its first steps are {self.lr / self.largest:.2g} times as long as is safe: "
+                f"warm up from {self.largest:.2g}, or have them guarded."
+            )
+        return text
 
 
 def suggest_lr(
@@ -48,18 +58,22 @@ def suggest_lr(
     loss: Callable[[Any], Tensor] | None = None,
     *,
     target: float = 1.0,
-    most: int = 5,
+    most: int = 4,
 ) -> Suggestion:
     r"""The largest safe learning rate for this model, optimizer and batch size, and one to train with.
 
-    A handful of batches is run forward and back, and the optimizer takes its step on each of them; that step is
-    undone every time, but not what the optimizer learned, so that at the last batches its moments are about what they
-    are in training. It matters for Adam and its like, whose very first update is all sign, whatever the gradient,
-    and for momentum, which has yet to grow. Of the last three the slopes along the update are taken, one
-    Jacobian-vector product each, and r is linear in the learning rate: the largest safe one is lr * target / r
-    (arXiv 2603.13552).
+    A handful of batches is run forward and back, and the optimizer is given their gradients, at the parameters as they
+    are. Of the update that it would make r is measured by one Jacobian-vector product; r is linear in the learning
+    rate, so the largest safe one is lr * target / r (arXiv 2603.13552).
 
-    No trace is left: parameters, buffers, gradients, the optimizer's state, and random numbers are as they were.
+    That holds for the first steps. With Adam and its like those are all sign, whatever the size of the gradient, and
+    all gradients of a fresh model point one way, so soon after them a step is a small part of that. Therefore the
+    optimizer is also given what differs between the batches, with random signs, for twenty steps: its moments then are
+    those of a run that has settled. r of that update is what the suggestion goes by. Where all batches are the same,
+    it is that of the first.
+
+    No trace is left: parameters, buffers, gradients, the optimizer's state, and random numbers are as they were. The
+    gradients of all batches are kept meanwhile.
 
     Args:
         model: The module that is to be trained.
@@ -80,8 +94,9 @@ def suggest_lr(
         >>> import torch
         >>> model = torch.nn.Linear(2, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-        >>> found = suggest_lr(model, optimizer, [(torch.eye(2), torch.tensor([0, 1]))] * 5)
-        >>> 0 < found.lr < found.largest
+        >>> batches = [(torch.randn(8, 2), torch.randint(3, (8,))) for _ in range(4)]
+        >>> found = suggest_lr(model, optimizer, batches)
+        >>> 0 < found.lr < found.settled
         True
         >>> optimizer.param_groups[0]["lr"] *= found.factor
     """
@@ -96,61 +111,97 @@ def suggest_lr(
     taken = [batch for _, batch in zip(range(most), batches, strict=False)]
     if not taken:
         raise ValueError("there are no batches to measure on")
-    asked = [float(group.get("lr") or 0.0) for group in optimizer.param_groups]
+    rates = [float(group.get("lr") or 0.0) for group in optimizer.param_groups]
+    rates = rates if max(rates) > 0 else [1e-3] * len(rates)
     with _untouched(model, optimizer):
-        found = [r / lr for r, lr in _trials(model, optimizer, taken, loss or _cross_entropy(model), asked)]
-    if not max(found) > 0:
-        raise ValueError("no logit moves with any of these steps, whatever the learning rate")
-    largest = target / max(found)
-    if not max(asked):
-        asked = [1e-3]
-    return Suggestion(
-        _SHARE * largest, largest, _SHARE * largest / max(asked), [largest * each for each in found], max(asked)
-    )
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            _set_rate(group, rate)
+        now, settled = _ratios(model, optimizer, taken, loss or _cross_entropy(model))
+    largest, later = target * max(rates) / now, target * max(rates) / settled
+    return Suggestion(_SHARE * later, largest, later, _SHARE * target / settled)
 
 
-def _trials(
-    model: nn.Module,
-    optimizer: Optimizer,
-    batches: Sequence[Any],
-    loss: Callable[[Any], Tensor],
-    asked: list[float],
-) -> Iterator[tuple[float, float]]:
-    """r, and the largest learning rate that it was measured at, of the last batches."""
-    groups = optimizer.param_groups
-    parameters = [p for group in groups for p in group["params"]]
-    movement = Movement()
-    rates = asked if max(asked) else [1e-3] * len(groups)
-    factor = 1.0
-    for index, batch in enumerate(batches):
-        measured = index >= len(batches) - _MEASURED
-        for group, rate in zip(groups, rates, strict=True):
-            _set(group, rate * factor)
-        optimizer.zero_grad()
-        probe = Probe(model, lambda: parameters) if measured else None
-        try:
-            value = loss(batch)
-            value.backward()
+def _ratios(
+    model: nn.Module, optimizer: Optimizer, batches: Sequence[Any], loss: Callable[[Any], Tensor]
+) -> tuple[float, float]:
+    """R of the step that the optimizer would make now, and of one when the run has settled."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    probe, kept = Probe(model, lambda: parameters), []
+    try:
+        for batch in batches:
+            probe.take()
+            probe.resume()
+            for p in model.parameters():
+                p.grad = None
+            loss(batch).backward()
+            kept.append([p.grad for p in parameters])
+        seen = probe.take()
+
+        def ratio(gradients: Iterable[list[Tensor | None]]) -> float:
+            optimizer.state = copy.deepcopy(state, {id(p): p for p in parameters})
+            movement = Movement()
             movement.begin(optimizer)
-            seen = probe.take() if probe else None
-            optimizer.step()
+            for each in gradients:
+                movement.rescale(0.0)  # the parameters stay, what the optimizer has learned does too
+                for p, gradient in zip(parameters, each, strict=True):
+                    p.grad = gradient if gradient is None else gradient.clone()
+                optimizer.step()
             norms = movement.end()
-            tau = math.hypot(*norms)
-            if not math.isfinite(tau):
-                raise ValueError("the optimizer's step is not finite, so there is nothing to measure")
-            if probe and seen:
-                each = zip(movement.params, movement.old, movement.update, norms, strict=True)
-                moves = [(p, old, u) for p, old, u, norm in each if norm > 0]
-                with no_modes():
-                    spreads = probe.spreads(seen, moves) if moves else torch.zeros(1)
-                r = float(spreads.max()) / math.pi if spreads.numel() else 0.0
-                yield r, max(rates) * factor
-                if r > 0:
-                    factor *= _AIM / r
-        finally:
-            if probe:
-                probe.remove()
-        movement.rescale(0.0)
+            r = _r(probe, seen, movement, norms)
+            movement.rescale(0.0)
+            return r
+
+        state = optimizer.state
+        now = ratio(kept)
+        # What was found out about the model holds for the same batch once more.
+        probe.estimator.load_state_dict({**probe.estimator.state_dict(), "measured": 2})
+        noise = _noise(kept)
+        return now, ratio(_signed(noise)) if noise else now
+    finally:
+        probe.remove()
+
+
+def _r(probe: Probe, seen: SeenStep, movement: Movement, norms: list[float]) -> float:
+    """The normalized step ratio of a movement, on the batch that was seen.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if not math.isfinite(math.hypot(*norms)):
+        raise ValueError("the optimizer's step is not finite, so there is nothing to measure")
+    each = zip(movement.params, movement.old, movement.update, norms, strict=True)
+    moves = [(p, old, u) for p, old, u, norm in each if norm > 0]
+    with no_modes():
+        spreads = probe.spreads(seen, moves) if moves else torch.zeros(0)
+    if not spreads.numel() or not float(spreads.max()) > 0:
+        raise ValueError("no logit moves with the optimizer's step, whatever the learning rate")
+    return float(spreads.max()) / math.pi
+
+
+def _noise(kept: list[list[Tensor | None]]) -> list[list[Tensor | None]]:
+    """By how much the gradient of each batch differs from their mean, as long as between two batches; empty if not."""
+    if len(kept) < 2:
+        return []
+    stretch = math.sqrt(len(kept) / (len(kept) - 1))
+    noise: list[list[Tensor | None]] = [[] for _ in kept]
+    whole = part = 0.0
+    for each in zip(*kept, strict=True):
+        there = [g for g in each if g is not None]
+        mean = sum(there) / len(kept) if there else None
+        for found, gradient in zip(noise, each, strict=True):
+            differs = None if mean is None else stretch * ((0.0 if gradient is None else gradient) - mean)
+            found.append(differs)
+            if differs is not None and mean is not None:
+                part += float(differs.norm()) ** 2
+                whole += float(mean.norm()) ** 2
+    return noise if part > _NOISE**2 * whole else []
+
+
+def _signed(noise: list[list[Tensor | None]]) -> Iterator[list[Tensor | None]]:
+    dice = random.Random(0)
+    for index in range(_SETTLED):
+        sign = dice.choice((-1, 1))
+        yield [g if g is None else sign * g for g in noise[index % len(noise)]]
 
 
 @contextmanager
@@ -186,10 +237,10 @@ def _untouched(model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
             set_random_state(drawn, device)
 
 
-def _set(group: dict[str, Any], rate: float) -> None:
-    if isinstance(group["lr"], Tensor):
+def _set_rate(group: dict[str, Any], rate: float) -> None:
+    if isinstance(group.get("lr"), Tensor):
         group["lr"].fill_(rate)
-    else:
+    elif group.get("lr") is not None:
         group["lr"] = rate
 
 
