@@ -83,6 +83,29 @@ def test_schedules_of_every_interval_are_foreseen(tmp_path, config):
     assert module.foreseen == pytest.approx(module.rates[:6])
 
 
+def test_a_schedule_that_will_come_too_high_is_foretold(tmp_path, caplog):
+    module = Scheduled(lambda o: lr_scheduler.LambdaLR(o, lambda step: 1.5**step), interval="step")
+    guard, told = StepGuard(target=5.0, cadence="every"), []
+    guard._memory.event = told.append
+    trainer(tmp_path, guard, max_epochs=4, limit_train_batches=5).fit(module, data())
+    forecasts = [e for e in told if e.kind == "forecast"]
+    first = next(e.step for e in told if e.kind == "clamp")
+    assert forecasts and forecasts[0].step < first
+    assert abs(int(forecasts[0].message.split("about step ")[1].split(",")[0]) - first) <= 4
+
+
+def test_limit_and_calm(tmp_path):
+    runs = {}
+    for to in ("limit", "calm"):
+        module = Scheduled(lambda o: lr_scheduler.LambdaLR(o, lambda step: 1e4 if step >= 12 else 1.0), interval="step")
+        guard, readings = StepGuard(clamp_to=to, cadence="every"), []
+        guard._memory.reading = readings.append
+        trainer(tmp_path, guard, max_epochs=3).fit(module, data())
+        runs[to] = readings[-1]
+    assert runs["limit"].scale * runs["limit"].r == pytest.approx(1.0)
+    assert runs["calm"].scale == pytest.approx(1e-4)
+
+
 def test_what_it_cannot_answer(tmp_path):
     with pytest.raises(MisconfigurationException, match="looks at one optimizer in automatic optimization, here are 2"):
         trainer(tmp_path, SuggestLR()).fit(TwoOptimizers(), data())

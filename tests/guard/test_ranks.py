@@ -107,3 +107,27 @@ def test_what_one_rank_wants_to_measure_all_do_and_a_long_step_is_cut_alike(tmp_
     assert seen[0] == seen[1]
     assert {30, 31, 60, 61} <= {step for step, _, _ in seen[0]}
     assert [(step, 0 < scale < 1) for step, predicted, scale in seen[0] if predicted and step > 50] == [(60, True)]
+
+
+def spiked(rank, folder):
+    torch.manual_seed(0)
+    model = DistributedDataParallel(mlp())
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    memory = Memory()
+    with stepguard.attach(model, optimizer, recorders=[memory], cadence="every") as guard:
+        torch.manual_seed(rank)
+        for index in range(30):
+            optimizer.zero_grad()
+            F.cross_entropy(model(torch.randn(4, 12)), torch.randint(0, 5, (4,))).backward()
+            optimizer.param_groups[0]["lr"] = 1e-2 * (1e4 if index >= 20 else 1.0)
+            if index == 25:
+                guard._calm._rates.append([1e-2 * (1 + rank)] * 1)  # what is usual need not be the same to the bit
+            optimizer.step()
+    return list(model.module.parameters()), [(r.step, r.r, r.scale) for r in memory.readings]
+
+
+def test_ranks_go_back_to_calm_alike(tmp_path):
+    ours, theirs = run_on_ranks(spiked, tmp_path)
+    assert all(torch.equal(p, q) for p, q in zip(ours[0], theirs[0], strict=True))
+    assert ours[1] == theirs[1]
+    assert {round(scale * 1e4, 2) for step, _, scale in ours[1] if step >= 20} == {1.0}
