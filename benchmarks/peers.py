@@ -104,6 +104,13 @@ class WarmUp(Peer):
         return lr * min((step + 1) / (0.1 * self.steps), 1.0)
 
 
+class Cosine(Peer):
+    """Down to zero over the run."""
+
+    def rate(self, step: int, lr: float) -> float:
+        return lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
 class OnUpdate(Peer):
     """Shortens the update that the optimizer made."""
 
@@ -155,6 +162,7 @@ PEERS: dict[str, type[Peer]] = {
     "ZClip": ZClip,
     "AGC": AGC,
     "warm-up": WarmUp,
+    "cosine": Cosine,
     "line search": LineSearch,
     "Polyak": Polyak,
 }

@@ -2,6 +2,7 @@
 
 python -m benchmarks.robustness rates                  # learning rates over a factor of 1,000
 python -m benchmarks.robustness spikes                 # one step, ten steps, held, ramp; x10 to x10,000
+python -m benchmarks.robustness drive                  # tuned rates, tuned cosines, and steps of a chosen r
 python -m benchmarks.robustness spikes --only "MLP" --ways plain limit calm --seeds 3
 
 Networks of the paper's protocols, a CNN with BatchNorm that learns, and a byte-level GPT on the source of Python's own
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 from typing import Any, NamedTuple
 
 import torch
@@ -106,6 +107,10 @@ OURS: dict[str, dict[str, Any]] = {
     "drive, target 0.5": {"action": "drive", "target": 0.5},
     "drive, 0.2 at quantile 0.9": {"action": "drive", "target": 0.2, "quantile": 0.9},
 }
+DRIVES: dict[str, dict[str, Any]] = {
+    f"drive, {target:g} at quantile {quantile:g}": {"action": "drive", "target": target, "quantile": quantile}
+    for target, quantile in ((0.1, 0.9), (0.2, 0.9), (0.4, 0.9), (0.25, 1.0), (0.5, 1.0))
+}
 WAYS = [*PEERS, *OURS]
 
 
@@ -129,7 +134,8 @@ def train(name: str, way: str, what: str, lr: float, factor: Rate, seed: int) ->
     parameters = list(model.parameters())
     optimizer = network.optimizer(parameters, lr)
     peer = PEERS.get(way, Peer)(parameters, lr, network.steps)
-    guard = stepguard.attach(model, optimizer, strict=False, **OURS[way]) if way in OURS else None
+    settings = (OURS | DRIVES).get(way)
+    guard = None if settings is None else stepguard.attach(model, optimizer, strict=False, **settings)
     scores, seconds, clamped = [], 0.0, 0
 
     def loss_of(x: Tensor, y: Tensor) -> Tensor:
@@ -187,12 +193,28 @@ def spike_runs(name: str) -> Iterator[tuple[str, float, Rate]]:
             yield f"{kind}, x{size:g}", network.lr, SPIKES[kind](size, network.spike_at)
 
 
+def drive_runs(name: str, way: str) -> Iterator[tuple[str, float, Rate]]:
+    rates = [NETWORKS[name].lr] if way in DRIVES else [10 ** (exponent / 4) for exponent in range(-14, -3)]
+    return ((f"lr {lr:.2g}", lr, steady) for lr in rates)
+
+
+def drive_rows(network: Network, results: list[Result]) -> None:
+    """Mean and standard deviation over seeds at the end, of the best rate where there are several."""
+    print("| way | rate | at the end |\n|---|---|---|")
+    for way in dict.fromkeys(r.way for r in results):
+        by_rate = {lr: [r.scores[-1] for r in results if (r.way, r.lr) == (way, lr)] for lr in {r.lr for r in results}}
+        found = {lr: (mean(scores), stdev(scores)) for lr, scores in by_rate.items() if len(scores) > 1}
+        best = (min if network.by_loss else max)(found, key=lambda lr: found[lr][0])
+        rate = "any" if way in DRIVES else f"{best:.2g}, the best of {len(found)}"
+        print(f"| {way} | {rate} | {found[best][0]:.3f} ± {found[best][1]:.3f} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["rates", "spikes"])
+    parser.add_argument("part", choices=["rates", "spikes", "drive"])
     parser.add_argument("--only", nargs="+", default=[""], help="networks whose names begin so")
     parser.add_argument("--what", nargs="+", default=[""], help="runs whose names begin so, such as held")
-    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS, metavar="WAY", help=", ".join(WAYS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="small models lose by more (default 1)")
     parser.add_argument(
@@ -203,14 +225,15 @@ def main() -> None:
     print(
         f"torch {torch.__version__}, {options.threads} thread(s), {platform.machine()}, Python {sys.version.split()[0]}"
     )
-    of = rate_runs if options.part == "rates" else spike_runs
+    of = {"rates": rate_runs, "spikes": spike_runs}.get(options.part)
+    ways = options.ways if of else ["plain", "cosine", *DRIVES]
     plans = [
         (name, way, what, lr, factor, seed)
         for name in NETWORKS
         if name.startswith(tuple(options.only))
-        for what, lr, factor in of(name)
+        for way in ways
+        for what, lr, factor in (of(name) if of else drive_runs(name, way))
         if what.startswith((*options.what, "no spike"))
-        for way in options.ways
         for seed in range(options.seeds)
     ]
     results = []
@@ -220,7 +243,7 @@ def main() -> None:
             print(json.dumps(results[-1]._asdict()), file=file, flush=True)
     for name in dict.fromkeys(r.network for r in results):
         print(f"\n**{name}**\n")
-        rows(NETWORKS[name], [r for r in results if r.network == name])
+        (rows if of else drive_rows)(NETWORKS[name], [r for r in results if r.network == name])
 
 
 def rows(network: Network, results: list[Result]) -> None:
