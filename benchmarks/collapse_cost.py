@@ -8,9 +8,7 @@ steps after the first few hundred, those with a reading and those without.
 
 import argparse
 import copy
-import platform
 import statistics
-import sys
 import time
 from typing import NamedTuple
 
@@ -19,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import stepguard
+from benchmarks.environment import begin
 from stepguard.cli.grokking.addition import mlp as addition_mlp
 from stepguard.cli.spike.models import MODELS
 from stepguard.records import Memory
@@ -67,9 +66,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    version = sys.version.split()[0]
-    print(f"torch {torch.__version__}, {options.threads} thread(s), {platform.machine()}, Python {version}\n")
+    begin(options.threads)
+    print()
     print(
         "| model | plain step, ms | reading, ms | every | share reported | watched / plain |\n|---|---|---|---|---|---|"
     )

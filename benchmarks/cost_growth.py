@@ -10,13 +10,12 @@ others are steps that are. Memory is the peak of a run beyond that of a plain on
 
 import argparse
 import copy
-import platform
-import sys
 from statistics import median
 
 import torch
 from torch import nn
 
+from benchmarks.environment import begin
 from benchmarks.memory_use import peak_bytes
 from benchmarks.networks import GPT
 from benchmarks.step_cost import SETTLED, Case, Way, measure, tokens, training
@@ -85,9 +84,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    where = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} thread(s)"
-    print(f"torch {torch.__version__}, {where}, {platform.machine()}, Python {sys.version.split()[0]}")
+    begin(options.threads, options.device)
     for name in options.only:
         print(
             f"\n| {name} | size | plain, ms | calm, ms more | calm / plain | secant / plain | forward / plain ", end=""

@@ -9,17 +9,15 @@ at every step.
 
 import argparse
 import math
-import platform
 import re
-import sys
 from statistics import median
 from typing import NamedTuple
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 
 import stepguard
+from benchmarks.environment import begin
 from benchmarks.scenarios import TASKS, Rate, Scenario, train, warm_up
 from stepguard.records import Memory
 
@@ -60,8 +58,8 @@ def run(scenario: Scenario) -> Outcome:
     def measured(model, optimizer):
         stepguard.attach(model, optimizer, action="observe", cadence="every", recorders=[truth])
 
-    for begin in (watched, measured):
-        for _ in train(scenario, begin):
+    for attach in (watched, measured):
+        for _ in train(scenario, attach):
             pass
     told = [
         Told(e.step, int(re.search(r"about step (\d+)", e.message)[1])) for e in memory.events if e.kind == "forecast"
@@ -76,10 +74,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    print(
-        f"torch {torch.__version__}, {options.threads} thread(s), {platform.machine()}, Python {sys.version.split()[0]}"
-    )
+    begin(options.threads)
     print(
         "\n| schedule | runs | came to 1 | foretold | steps before | too late by, steps | for nothing |\n|" + "---|" * 7
     )

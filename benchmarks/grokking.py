@@ -8,7 +8,6 @@ Addition modulo 113, two fifths of the pairs to train on, full batch, one step a
 """
 
 import argparse
-import platform
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 import stepguard
+from benchmarks.environment import begin
 from stepguard.cli.grokking.addition import addition, mlp
 from stepguard.records import CollapseReading, Event, Memory
 
@@ -201,7 +201,8 @@ def main() -> None:
     parser.add_argument("--picture", help="where to draw collapse to")
     options = parser.parse_args()
     seeds = options.seeds or ([42, 0, 1, 2, 3] if options.what == "cures" else [42, 0, 1])
-    print(f"torch {torch.__version__}, one thread a run, {platform.machine()}, Python {sys.version.split()[0]}\n")
+    begin(1)
+    print()
     if options.what == "cures":
         cures(seeds, options.jobs)
     else:

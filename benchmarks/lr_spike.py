@@ -10,9 +10,7 @@ torch.func.jvp of the parameters' difference over each step, on what the guard h
 import argparse
 import copy
 import math
-import platform
 import statistics
-import sys
 from typing import NamedTuple
 
 import torch
@@ -20,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 
+from benchmarks.environment import begin
 from stepguard.cli.spike.digits import Digits, digits_in_order, digits_stratified
 from stepguard.cli.spike.models import MODELS
 from stepguard.cli.spike.training import Run, Spike, batches, train
@@ -167,9 +166,7 @@ def main() -> None:
     parser.add_argument("--batch-statistics", action="store_true", help="a2: evaluate BatchNorm on the test set's own")
     parser.add_argument("--threads", type=int, default=1, help="small models lose by more (default 1)")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    version = sys.version.split()[0]
-    print(f"torch {torch.__version__}, {options.threads} thread(s), {platform.machine()}, Python {version}")
+    begin(options.threads)
     print(f"\nProtocol {options.protocol.upper()}, learning rate x{options.factor:g} from step {SPIKE_AT}.")
     if options.protocol == "a1":
         a1(options.seeds, options.factor, options.only)

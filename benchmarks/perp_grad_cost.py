@@ -7,8 +7,6 @@ gradients is the yardstick of memory: it reads both and writes one, where perpGr
 """
 
 import argparse
-import platform
-import sys
 import time
 from statistics import median
 
@@ -17,6 +15,7 @@ from pytorch_optimizer import OrthoGrad
 from torch import Tensor, nn
 
 import stepguard
+from benchmarks.environment import begin
 
 LAYER = [(256,), (256,), (768, 256), (768,), (256, 256), (256,), (256,), (256,), (1024, 256), (1024,), (256, 1024)]
 CASES = {
@@ -88,9 +87,8 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=30)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    where = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} thread(s)"
-    print(f"torch {torch.__version__}, {where}, {platform.machine()}, Python {sys.version.split()[0]}\n")
+    begin(options.threads, options.device)
+    print()
     print("| parameters | " + ", ms | ".join(NAMES) + ", ms | ours / published | ours / AdamW |\n|" + "---|" * 8)
     for name, shapes in CASES.items():
         ms = measure(shapes, options.device, options.rounds)

@@ -12,8 +12,6 @@ library. Every result lands in a file of JSON lines beside the table, so that pi
 import argparse
 import json
 import math
-import platform
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -28,6 +26,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 import stepguard
+from benchmarks.environment import begin
 from benchmarks.networks import GPT, text_batch
 from benchmarks.peers import PEERS, Peer
 from benchmarks.scenarios import SPIKES, Rate
@@ -221,10 +220,7 @@ def main() -> None:
         "--results", type=Path, default=Path("robustness.jsonl"), help="where every run is written down"
     )
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    print(
-        f"torch {torch.__version__}, {options.threads} thread(s), {platform.machine()}, Python {sys.version.split()[0]}"
-    )
+    begin(options.threads)
     of = {"rates": rate_runs, "spikes": spike_runs}.get(options.part)
     ways = options.ways if of else ["plain", "cosine", *DRIVES]
     plans = [

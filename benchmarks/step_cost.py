@@ -10,8 +10,6 @@ The first steps are left out; of the others the median step is compared, and the
 
 import argparse
 import copy
-import platform
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -23,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import stepguard
+from benchmarks.environment import begin
 from benchmarks.networks import GPT, resnet18
 from stepguard.cli.spike.models import mlp
 from stepguard.records import Memory
@@ -164,9 +163,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    where = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} thread(s)"
-    print(f"torch {torch.__version__}, {where}, {platform.machine()}, Python {sys.version.split()[0]}")
+    begin(options.threads, options.device)
     for case in CASES:
         if not case.name.startswith(tuple(options.only)) or (case.on == "cuda" and options.device == "cpu"):
             continue

@@ -9,7 +9,6 @@ decades and at each suggestion; the loss on unseen data after the last step is c
 
 import argparse
 import logging
-import platform
 import sys
 import time
 import warnings
@@ -27,6 +26,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 import stepguard
+from benchmarks.environment import begin
 from benchmarks.robustness import NETWORKS as ALL
 from benchmarks.robustness import Network, shuffled
 from stepguard.cli.spike.digits import digits_stratified
@@ -114,12 +114,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    begin(options.threads)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    print(
-        f"torch {torch.__version__}, {options.threads} thread(s), {platform.machine()}, Python {sys.version.split()[0]}"
-    )
     print(
         "| network | best of the grid | its loss | by | rate | loss | beside the best | cost, steps |\n|" + "---|" * 8
     )

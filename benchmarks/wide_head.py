@@ -10,7 +10,6 @@ The peak is of the bytes that measuring adds, counted at every operation, theta_
 
 import argparse
 import contextlib
-import platform
 import statistics
 import sys
 import time
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import stepguard
+from benchmarks.environment import begin
 from stepguard.probe import wide_head
 
 WAYS = {"sliced": wide_head.WIDE, "dense": sys.maxsize}
@@ -140,9 +140,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    version = sys.version.split()[0]
-    print(f"torch {torch.__version__}, {options.threads} thread(s), {platform.machine()}, Python {version}\n")
+    begin(options.threads)
+    print()
     print(
         "| classes | tokens | plain step, s | sliced, s | dense, s | ratio | sliced, MiB | dense, MiB | logits, MiB |"
     )
