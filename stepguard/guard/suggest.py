@@ -21,7 +21,7 @@ from stepguard.probe.traces import no_traces
 
 _SETTLED = 20
 """Steps of the optimizer on noise, after which its moments are about what they are in training."""
-_SHARE = 0.2
+_SHARE = 0.3
 """Share of the target at which training is best: found on the networks of benchmarks/suggested_rate.py."""
 _NOISE = 1e-3
 """Share of the gradients' length below which there is none, as where all batches are the same."""
@@ -31,7 +31,7 @@ class Suggestion(NamedTuple):
     """What :func:`suggest_lr` found out, for the parameter group whose learning rate is the largest."""
 
     lr: float
-    """A rate to train with: a fifth of ``settled``."""
+    """A rate to train with: three tenths of ``settled``."""
     largest: float
     """The largest that is safe for the very first steps: at it, their r is at the target."""
     settled: float

@@ -50,7 +50,7 @@ def test_at_the_largest_rate_the_step_is_at_the_target(name):
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
     assert dense_r(model, old, parameters_of(model), x) == pytest.approx(0.7, rel=1e-3)
-    assert found.factor == pytest.approx(found.lr / max(rates)) and found.lr == pytest.approx(0.2 * found.settled)
+    assert found.factor == pytest.approx(found.lr / max(rates)) and found.lr == pytest.approx(0.3 * found.settled)
 
 
 def test_where_all_batches_are_the_same_the_first_step_decides():
