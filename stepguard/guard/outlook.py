@@ -19,6 +19,8 @@ HORIZON = 200
 """Steps that are looked ahead."""
 _SPAN = 32
 """Steps that readings must lie apart for a trend to be seen in them; it is not carried on for longer than they do."""
+_LEVEL = 0.75
+"""Share of the readings that the forecast is above: a first crossing comes before the middle one."""
 _EVERY = 5
 """Steps from one look to the next, where every step is measured."""
 _QUIET = 50
@@ -81,7 +83,7 @@ class Outlook:
         self._told, self._looked = state["told"], state["looked"]
 
     def _crossing(self, step: int, lr: float) -> int | None:
-        line, span = self._trend.line, self._trend.span
+        line, span = self._trend.line(_LEVEL), self._trend.span
         if line is None:
             return None
         slope, height = line if span >= _SPAN else (0.0, line[1])

@@ -36,20 +36,23 @@ class Trend:
         pairs = itertools.combinations(self._readings, 2)
         return median((late - early) / (after - before) for (before, early), (after, late) in pairs)
 
-    @property
-    def line(self) -> tuple[float, float] | None:
-        """Change per step, and where the line is at the last reading; None before there are five."""
+    def line(self, level: float = 0.5) -> tuple[float, float] | None:
+        """Change per step, and where the line is at the last reading; None before there are five.
+
+        Args:
+            level: Share of the readings that the line is above; with a half it runs through their middle.
+        """
         slope = self.slope
         if slope is None:
             return None
         # A median too: of the readings, each carried on to the last one's step.
         now = self._readings[-1][0]
-        return slope, median(value + slope * (now - step) for step, value in self._readings)
+        return slope, _quantile([value + slope * (now - step) for step, value in self._readings], level)
 
     @property
     def crosses_zero_at(self) -> float | None:
         """Step at which the value comes to 0 from above, if it is falling."""
-        line = self.line
+        line = self.line()
         if line is None or not line[0] < 0:
             return None
         slope, height = line
@@ -67,3 +70,11 @@ class Trend:
     def load_state_dict(self, state: list[tuple[int, float]]) -> None:
         """Take up those of an earlier one."""
         self._readings = deque(((step, value) for step, value in state), maxlen=_KEPT)
+
+
+def _quantile(values: list[float], level: float) -> float:
+    """Interpolated, as the median is of an even number."""
+    values.sort()
+    place = level * (len(values) - 1)
+    low = int(place)
+    return values[low] + (place - low) * (values[min(low + 1, len(values) - 1)] - values[low])
