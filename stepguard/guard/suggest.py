@@ -124,7 +124,7 @@ def suggest_lr(
 def _ratios(
     model: nn.Module, optimizer: Optimizer, batches: Sequence[Any], loss: Callable[[Any], Tensor]
 ) -> tuple[float, float]:
-    """R of the step that the optimizer would make now, and of one when the run has settled."""
+    """What r is of the step that the optimizer would make now, and of one when the run has settled."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     probe, kept = Probe(model, lambda: parameters), []
     try:
@@ -145,7 +145,7 @@ def _ratios(
                 movement.rescale(0.0)  # the parameters stay, what the optimizer has learned does too
                 for p, gradient in zip(parameters, each, strict=True):
                     p.grad = gradient if gradient is None else gradient.clone()
-                optimizer.step()
+                _step(optimizer)
             norms = movement.end()
             r = _r(probe, seen, movement, norms)
             movement.rescale(0.0)
@@ -159,6 +159,15 @@ def _ratios(
         return now, ratio(_signed(noise)) if noise else now
     finally:
         probe.remove()
+
+
+def _step(optimizer: Optimizer) -> None:
+    try:
+        optimizer.step()
+    except TypeError as error:
+        if "closure" not in str(error):
+            raise
+        raise ValueError(f"{type(optimizer).__name__} needs a closure, and so cannot be given gradients") from error
 
 
 def _r(probe: Probe, seen: SeenStep, movement: Movement, norms: list[float]) -> float:

@@ -162,5 +162,7 @@ def test_what_cannot_be_answered_says_why():
         stepguard.suggest_lr(model, optimizer, batches(), lambda batch: model(batch[0]).square().mean())
     with pytest.raises(ValueError, match="nothing to measure"):
         stepguard.suggest_lr(model, optimizer, [(x * math.inf, y) for x, y in batches()])
+    with pytest.raises(ValueError, match="LBFGS needs a closure"):
+        stepguard.suggest_lr(model, torch.optim.LBFGS(model.parameters()), batches())
     with stepguard.attach(model, optimizer), pytest.raises(ValueError, match="guarded already"):
         stepguard.suggest_lr(model, optimizer, batches())
