@@ -4,8 +4,6 @@ python -m benchmarks.robustness_picture RESULTS.jsonl... --out docs/images/robus
 """
 
 import argparse
-import json
-import math
 from collections import defaultdict
 from pathlib import Path
 from statistics import median
@@ -14,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from benchmarks.robustness import NETWORKS, OURS, Result
+from benchmarks.robustness_runs import NETWORKS, OURS, Result, read
 from stepguard.views.figure import COLOURS, SAFE
 
 STYLES = {
@@ -94,11 +92,6 @@ def spike(panel, name: str, results: list[Result]) -> None:
     panel.set_xlabel("test accuracy, %")
     panel.grid(alpha=0.25, axis="x")
     panel.spines[["top", "right"]].set_visible(False)
-
-
-def read(paths: list[Path]) -> list[Result]:
-    lines = [line for path in paths for line in path.read_text().splitlines()]
-    return [r for r in (Result(**json.loads(line)) for line in lines) if not math.isnan(r.scores[-1])]
 
 
 def main() -> None:

@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import stepguard
 from benchmarks.environment import begin
-from benchmarks.robustness import NETWORKS as ALL
-from benchmarks.robustness import Network, shuffled
+from benchmarks.robustness_runs import NETWORKS as ALL
+from benchmarks.robustness_runs import Network, shuffled
 from stepguard.cli.spike.digits import digits_stratified
 from stepguard.cli.spike.models import MODELS
 
