@@ -11,7 +11,7 @@ _KEPT = 100
 """Steps that tell what is usual."""
 _LEAST = 10
 """As many must have been made before anything is usual."""
-_FAMILIAR = 20, 1.5
+_FAMILIAR = 10, 2.0
 """A learning rate is familiar where so many steps asked for it, or for no less than it divided by that."""
 _LONG = 2.0
 """Times the usual from which on a step is longer than usual."""
