@@ -72,7 +72,7 @@ def attach(
             long as if nothing had happened, and at most up to the target. Where a learning rate has risen to where
             it never was, that is the step at the usual rate; where the update is more than twice as long as usual at
             its rate, one of the usual length, which may grow again if it lasts. Usual is the median of the last 100
-            steps; of the first ten, and when parameters are thawed, nothing is. What is neither ends at the target.
+            steps; in the first thirty, and when parameters are thawed, nothing is. What is neither ends at the target.
         schedule: What sets the learning rate, to see further ahead when r will come to its target: the scheduler that
             is stepped after every optimizer step, or a function from that step to the rate. It is not touched.
         log_dir: Folder for TensorBoard; None writes nothing.

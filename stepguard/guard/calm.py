@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 _KEPT = 100
 """Steps that tell what is usual."""
-_LEAST = 10
-"""As many must have been made before anything is usual."""
+_LEAST = 30
+"""As many must have been made before anything is usual: a warm-up grows by less than twofold in ten steps then."""
 _FAMILIAR = 10, 2.0
 """A learning rate is familiar where so many steps asked for it, or for no less than it divided by that."""
 _LONG = 2.0

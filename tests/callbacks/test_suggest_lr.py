@@ -97,10 +97,10 @@ def test_a_schedule_that_will_come_too_high_is_foretold(tmp_path, caplog):
 def test_limit_and_calm(tmp_path):
     runs = {}
     for to in ("limit", "calm"):
-        module = Scheduled(lambda o: lr_scheduler.LambdaLR(o, lambda step: 1e4 if step >= 12 else 1.0), interval="step")
+        module = Scheduled(lambda o: lr_scheduler.LambdaLR(o, lambda step: 1e4 if step >= 33 else 1.0), interval="step")
         guard, readings = StepGuard(clamp_to=to, cadence="every"), []
         guard._memory.reading = readings.append
-        trainer(tmp_path, guard, max_epochs=3).fit(module, data())
+        trainer(tmp_path, guard, max_epochs=6).fit(module, data())
         runs[to] = readings[-1]
     assert runs["limit"].scale * runs["limit"].r == pytest.approx(1.0)
     assert runs["calm"].scale == pytest.approx(1e-4)

@@ -54,11 +54,11 @@ def test_the_table_agrees_with_the_logs(short):
 
 
 def test_back_to_calm_is_the_run_without_a_spike(tmp_path, capsys):
-    assert main(["demo", "spike", "--steps", "30", "--at", "20", "--log-dir", str(tmp_path)]) == 0
+    assert main(["demo", "spike", "--steps", "50", "--at", "40", "--log-dir", str(tmp_path)]) == 0
     rows = table_rows(capsys.readouterr().out)
     assert rows["guarded"] == rows["no spike"] != rows["plain"]
     assert (
-        main(["demo", "spike", "--steps", "30", "--at", "20", "--clamp-to", "limit", "--log-dir", str(tmp_path)]) == 0
+        main(["demo", "spike", "--steps", "50", "--at", "40", "--clamp-to", "limit", "--log-dir", str(tmp_path)]) == 0
     )
     text = capsys.readouterr().out
     assert table_rows(text)["guarded"][3] == "1" and "clamp to limit, r = 1" in text

@@ -116,11 +116,11 @@ def spiked(rank, folder):
     memory = Memory()
     with stepguard.attach(model, optimizer, recorders=[memory], cadence="every") as guard:
         torch.manual_seed(rank)
-        for index in range(30):
+        for index in range(45):
             optimizer.zero_grad()
             F.cross_entropy(model(torch.randn(4, 12)), torch.randint(0, 5, (4,))).backward()
-            optimizer.param_groups[0]["lr"] = 1e-2 * (1e4 if index >= 20 else 1.0)
-            if index == 25:
+            optimizer.param_groups[0]["lr"] = 1e-2 * (1e4 if index >= 35 else 1.0)
+            if index == 40:
                 guard._calm._rates.append([1e-2 * (1 + rank)] * 1)  # what is usual need not be the same to the bit
             optimizer.step()
     return list(model.module.parameters()), [(r.step, r.r, r.scale) for r in memory.readings]
@@ -130,4 +130,4 @@ def test_ranks_go_back_to_calm_alike(tmp_path):
     ours, theirs = run_on_ranks(spiked, tmp_path)
     assert all(torch.equal(p, q) for p, q in zip(ours[0], theirs[0], strict=True))
     assert ours[1] == theirs[1]
-    assert {round(scale * 1e4, 2) for step, _, scale in ours[1] if step >= 20} == {1.0}
+    assert {round(scale * 1e4, 2) for step, _, scale in ours[1] if step >= 35} == {1.0}
