@@ -49,3 +49,11 @@ def test_a1_back_to_calm_is_as_if_nothing_had_happened():
     for seed in range(3):
         usual, held = outcome(a1(seed, spike=None)), outcome(a1(seed, action="clamp", clamp_to="calm"))
         assert held.final == pytest.approx(usual.final, abs=1) and held.lowest == pytest.approx(usual.lowest, abs=2)
+
+
+@pytest.mark.parametrize("model", ["transformer", "mlp-ln"])
+def test_a2_back_to_calm_is_as_if_nothing_had_happened(model):
+    run = Run(MODELS[model], digits_in_order(), seed=0, lr=0.015, steps=80, action="clamp")
+    usual, held = outcome(run), outcome(run._replace(spike=HELD))
+    assert held.largest_taken <= 1 + 1e-4
+    assert held.final == pytest.approx(usual.final, abs=1) and held.lowest == pytest.approx(usual.lowest, abs=2)
