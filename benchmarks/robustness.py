@@ -11,6 +11,7 @@ library. Every result lands in a file of JSON lines beside the table, so that pi
 
 import argparse
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -141,7 +142,7 @@ def shown(network: Network, score: float) -> str:
 def times(results: list[Result], way: str) -> float:
     """Seconds of a run over those of a plain one."""
     of, plain = ([r.seconds for r in results if r.way == name] for name in (way, "plain"))
-    return median(of) / median(plain)
+    return median(of) / median(plain) if plain else math.nan
 
 
 if __name__ == "__main__":
