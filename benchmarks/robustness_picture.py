@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from benchmarks.robustness_runs import NETWORKS, OURS, Result, read
+from benchmarks.robustness_runs import NETWORKS, OURS, WAYS, Result, read
 from stepguard.views.figure import COLOURS, SAFE
 
 STYLES = {
@@ -32,6 +32,7 @@ def draw(results: list[Result], path: Path) -> None:
     over = [name for name in NETWORKS if any(r.network == name for r in rates)]
     after = [name for name in NETWORKS if any(r.network == name and r.what == WORST for r in held)]
     after = [name for name in after if not NETWORKS[name].by_loss]
+    ways = [way for way in WAYS if {r.network for r in held if (r.way, r.what) == (way, WORST)} >= set(after)]
     figure = Figure(figsize=(13, 9.4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.15))
@@ -45,7 +46,7 @@ def draw(results: list[Result], path: Path) -> None:
     for name, panel in zip(over, top.subplots(1, len(over), squeeze=False)[0], strict=True):
         sweep(panel, name, [r for r in rates if r.network == name])
     for name, panel in zip(after, bottom.subplots(1, len(after), squeeze=False, sharey=True)[0], strict=True):
-        spike(panel, name, [r for r in held if r.network == name])
+        spike(panel, name, [r for r in held if r.network == name], ways)
     handles = [Line2D([], [], color=c, linewidth=w, label=way) for way, (c, w) in STYLES.items()]
     handles.append(Line2D([], [], color=OTHERS[0], linewidth=1.5, label="other ways of the table"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
@@ -72,10 +73,7 @@ def sweep(panel, name: str, results: list[Result]) -> None:
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def spike(panel, name: str, results: list[Result]) -> None:
-    ways = [
-        way for way in dict.fromkeys(r.way for r in results) if any(r.way == way and r.what == WORST for r in results)
-    ]
+def spike(panel, name: str, results: list[Result], ways: list[str]) -> None:
     at = NETWORKS[name].spike_at
     plain = [r for r in results if (r.way, r.what) == ("plain", "no spike")]
     if plain:

@@ -19,6 +19,8 @@ HORIZON = 200
 """Steps that are looked ahead."""
 _SPAN = 32
 """Steps that readings must lie apart for a trend to be seen in them; it is not carried on for longer than they do."""
+_MOST = math.log(2)
+"""Growth of its own beyond which a trend is not believed: most flatten out."""
 _LEVEL = 0.75
 """Share of the readings that the forecast is above: a first crossing comes before the middle one."""
 _EVERY = 5
@@ -91,7 +93,7 @@ class Outlook:
         wanted = math.log(self._target)
         for ahead in range(1, HORIZON + 1):
             rate = self.rate(step + ahead)
-            if rate > 0 and height + slope * min(ahead, span) + math.log(rate) > wanted:
+            if rate > 0 and height + min(slope * min(ahead, span), _MOST) + math.log(rate) > wanted:
                 return step + ahead
         return None
 
