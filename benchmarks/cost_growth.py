@@ -30,7 +30,7 @@ WAYS = [
 
 def case(name: str, layers: int, width: int, batch: int, length: int, steps: int) -> Case:
     return Case(
-        name, lambda: GPT(layers, width, width // 32, 1024), lambda: tokens(batch, length, 1024), 1e-5, steps, "any"
+        name, lambda: GPT(layers, width, width // 32, 1024), lambda: tokens(batch, length, 1024), 1e-6, steps, "any"
     )
 
 

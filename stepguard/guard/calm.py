@@ -121,7 +121,7 @@ class Calm:
         return {
             "lengths": list(self._lengths),
             "rates": list(self._rates),
-            "highest": self._highest,
+            "highest": [list(highest) for highest in self._highest],
             "moving": self._moving,
             "held": self.held,
         }
@@ -130,7 +130,8 @@ class Calm:
         """Take up what an earlier one had found usual."""
         self._lengths = deque(state["lengths"], maxlen=_KEPT)
         self._rates = deque(state["rates"], maxlen=_KEPT)
-        self._highest, self._moving, self.held = state["highest"], state["moving"], state["held"]
+        self._highest = [list(highest) for highest in state["highest"]]
+        self._moving, self.held = state["moving"], state["held"]
 
 
 def _length(step: Asked) -> float:

@@ -3,9 +3,7 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -15,9 +13,8 @@ from torch.optim import Optimizer
 
 from stepguard.guard.attach import check_owned, unwrapped
 from stepguard.guard.movement import Movement
+from stepguard.guard.untouched import untouched
 from stepguard.probe import Probe, SeenStep, no_modes
-from stepguard.probe.random_state import device_of, random_state, set_random_state
-from stepguard.probe.traces import no_traces
 
 _SETTLED = 20
 """Steps of the optimizer on noise, after which its moments are about what they are in training."""
@@ -113,7 +110,7 @@ def suggest_lr(
         raise ValueError("there are no batches to measure on")
     rates = [float(group.get("lr") or 0.0) for group in optimizer.param_groups]
     rates = rates if max(rates) > 0 else [1e-3] * len(rates)
-    with _untouched(model, optimizer):
+    with untouched(model, optimizer):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             _set_rate(group, rate)
         now, settled = _ratios(model, optimizer, taken, loss or _cross_entropy(model))
@@ -211,39 +208,6 @@ def _signed(noise: list[list[Tensor | None]]) -> Iterator[list[Tensor | None]]:
     for index in range(_SETTLED):
         sign = dice.choice((-1, 1))
         yield [g if g is None else sign * g for g in noise[index % len(noise)]]
-
-
-@contextmanager
-def _untouched(model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
-    """Leave everything as it was found."""
-    device = device_of(model)
-    found = [(t, t.detach().clone()) for t in (*model.parameters(), *model.buffers())]
-    gradients = [(p, p.grad) for p in model.parameters()]
-    groups = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
-    found += [(value, value.clone()) for group in groups for value in group.values() if isinstance(value, Tensor)]
-    own = dict(vars(optimizer))
-    drawn = random_state(device)
-    parameters = {id(p): p for group in optimizer.param_groups for p in group["params"]}
-    with ExitStack() as stack:
-        stack.enter_context(no_traces(model))
-        try:
-            # A scheduler counts steps, a guard of another kind looks at them; these are none.
-            optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks = OrderedDict(), OrderedDict()
-            optimizer.state = copy.deepcopy(optimizer.state, dict(parameters))
-            for p, _ in gradients:
-                p.grad = None
-            yield
-        finally:
-            vars(optimizer).clear()
-            vars(optimizer).update(own)
-            for group, kept in zip(optimizer.param_groups, groups, strict=True):
-                group.update(kept)
-            for p, gradient in gradients:
-                p.grad = gradient
-            with torch.no_grad():
-                for tensor, value in found:
-                    tensor.copy_(value)
-            set_random_state(drawn, device)
 
 
 def _set_rate(group: dict[str, Any], rate: float) -> None:

@@ -182,6 +182,19 @@ def test_resumed_in_the_middle_of_a_spike():
     assert close(second, whole, rtol=0, atol=0)
 
 
+def test_what_was_saved_stays_as_it_was():
+    calm, other = Calm(), Calm()
+    for step in range(40):
+        calm.scale(0.2, 1.0, Asked(0.1, [1e-3 * (1 + step)], 4))
+    saved = calm.state_dict()
+    kept = copy.deepcopy(saved)
+    other.load_state_dict(saved)
+    for one in (calm, other):
+        for _ in range(40):
+            one.scale(0.2, 1.0, Asked(0.1, [1.0], 4))
+    assert saved == kept and calm.state_dict() == other.state_dict()
+
+
 def test_a_choice_that_makes_no_sense():
     with pytest.raises(ValueError, match='clamp_to must be "limit" .* or "calm" .*, got \'edge\''):
         Settings(clamp_to="edge").checked()
