@@ -4,7 +4,7 @@ from stepguard.guard.attach import attach, check_owned, monitor_collapse
 from stepguard.guard.collapse import CollapseMonitor
 from stepguard.guard.collapse_settings import CollapseSettings, OnWarning
 from stepguard.guard.guard import Guard
-from stepguard.guard.outlook import Schedule, rates_ahead
+from stepguard.guard.outlook import Schedule, SteppedEvery, rates_from
 from stepguard.guard.policy import ACTIONS, Action, BatchNorm, Cadence, ClampTo, Settings
 from stepguard.guard.suggest import Suggestion, suggest_lr
 
@@ -20,10 +20,11 @@ __all__ = [
     "OnWarning",
     "Schedule",
     "Settings",
+    "SteppedEvery",
     "Suggestion",
     "attach",
     "check_owned",
     "monitor_collapse",
-    "rates_ahead",
+    "rates_from",
     "suggest_lr",
 ]

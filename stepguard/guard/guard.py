@@ -271,5 +271,13 @@ class Guard:
             cost_share=self._cost.share(),
             why=why,
         )
-        crossing = self._outlook.reading(self.step, r, lr) if estimator != "prediction" else None
-        self._reporter.reading(self.last, self._calm.held if self._calm.says_so else 0, crossing)
+        held = self._calm.held if self._calm.says_so else 0
+        self._reporter.reading(self.last, held, self._crossing(r, lr) if estimator != "prediction" else None)
+
+    def _crossing(self, r: float, lr: float) -> int | None:
+        try:
+            return self._outlook.reading(self.step, r, lr)
+        except Exception as error:  # the schedule is the user's own
+            self._outlook.schedule = None
+            self._reporter.no_forecast(error)
+            return None

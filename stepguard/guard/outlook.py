@@ -5,7 +5,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.optim import Optimizer
@@ -13,8 +13,16 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from stepguard.guard.trend import Trend
 
-Schedule = LRScheduler | Callable[[int], float]
-"""A scheduler that is stepped after every optimizer step, or a function from that step to the learning rate."""
+
+class SteppedEvery(NamedTuple):
+    """A scheduler that is stepped after every so many optimizer steps."""
+
+    scheduler: LRScheduler
+    every: int
+
+
+Schedule = LRScheduler | SteppedEvery | Callable[[int], float]
+"""A scheduler that is stepped after every optimizer step, or less often, or a function from a step to its rate."""
 HORIZON = 200
 """Steps that are looked ahead."""
 _SPAN = 32
@@ -40,6 +48,9 @@ class Outlook:
         optimizer: Whose steps they are.
         schedule: What sets its learning rate; None stays where it is.
 
+    Attributes:
+        schedule: The same; to be set to None where it cannot be looked ahead of.
+
     Example:
         >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
         >>> outlook = Outlook(1.0, optimizer, lambda step: 0.002 * (step + 1))
@@ -51,7 +62,7 @@ class Outlook:
     """
 
     def __init__(self, target: float, optimizer: Optimizer, schedule: Schedule | None = None):
-        self._target, self._optimizer, self._schedule = target, optimizer, schedule
+        self._target, self._optimizer, self.schedule = target, optimizer, schedule
         self._trend = Trend()
         self._told: int | None = None
         self._looked = -_EVERY
@@ -103,15 +114,27 @@ class Outlook:
         if known and math.isclose(self.rate(step), lr, rel_tol=1e-3):
             return
         self._base = step
-        rates = list(itertools.islice(self._from_now(step, lr), 3 * HORIZON // 2)) or [lr]
+        rates = list(itertools.islice(rates_from(self.schedule, self._optimizer, step), 3 * HORIZON // 2)) or [lr]
         self._rates = rates + rates[-1:] * (3 * HORIZON // 2 - len(rates))  # where it ends, it stays
 
-    def _from_now(self, step: int, lr: float) -> Iterator[float]:
-        if self._schedule is None or isinstance(self._schedule, ReduceLROnPlateau):
-            return iter([lr])
-        if isinstance(self._schedule, LRScheduler):
-            return rates_ahead(self._schedule, self._optimizer)
-        return map(float, map(self._schedule, itertools.count(step)))
+
+def rates_from(schedule: Schedule | None, optimizer: Optimizer, step: int) -> Iterator[float]:
+    """The learning rates of the step that is being made and those that follow, as far as they are known."""
+    if isinstance(schedule, LRScheduler):
+        schedule = SteppedEvery(schedule, 1)
+    if isinstance(schedule, SteppedEvery):
+        if not isinstance(schedule.scheduler, ReduceLROnPlateau):
+            ahead = rates_ahead(schedule.scheduler, optimizer)
+            rate = next(ahead)
+            for now in itertools.count(step + 1):
+                yield rate
+                if now % schedule.every == 0:
+                    try:
+                        rate = next(ahead)
+                    except StopIteration:
+                        return
+    elif schedule is not None:
+        yield from map(float, map(schedule, itertools.count(step)))
 
 
 def rates_ahead(scheduler: LRScheduler, optimizer: Optimizer) -> Iterator[float]:

@@ -60,6 +60,17 @@ class StepReporter(Reporter):
         reason = failure or RuntimeError("another rank could not measure")
         self.cannot(step, reason, "was not measured and stands as the optimizer made it")
 
+    def no_forecast(self, error: Exception) -> None:
+        """The schedule cannot be looked ahead of.
+
+        Raises:
+            Exception: The error itself, if strict.
+        """
+        if self._settings.strict:
+            raise error
+        reason = f"{type(error).__name__}: {error}"
+        self.warn_once("schedule", f"the schedule cannot be looked ahead of, so forecasts go without it ({reason})")
+
     def skipped(self, step: int) -> None:
         """The optimizer moved nothing."""
         self.record(Event(step, "skipped", f"step {step}: the optimizer moved nothing"))

@@ -126,7 +126,7 @@ class Rerun:
 
     def _at(self, scale: float) -> Result:
         if self._half:
-            values: dict[Tensor, Tensor] = {p: old.float().add_(u, alpha=scale) for p, old, u in self._moves}
+            values: dict[Tensor, Tensor] = {p: _moved(old, u, scale) for p, old, u in self._moves}
             values |= {p: p.detach().float() for p in self._model.parameters() if p not in values}
             with differentiable(self._model), replaced(self._model, values, upcast=True):
                 return self._run(values, upcast=True)
@@ -328,6 +328,10 @@ def _made(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     changed = args[0].clone()
     step.function(changed, *args[1:], **kwargs)
     return changed
+
+
+def _moved(old: Tensor, u: Tensor, scale: float) -> Tensor:
+    return old.to(torch.float32, copy=True).add_(u, alpha=scale)
 
 
 def _settled(result: Result, moved: Sequence[tuple[Tensor, Tensor]]) -> Result:

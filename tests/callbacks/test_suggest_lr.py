@@ -1,5 +1,7 @@
 """The suggested learning rate in Lightning, and the forecast that knows the trainer's schedule."""
 
+import itertools
+
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -9,6 +11,7 @@ from torch.optim import lr_scheduler
 
 from stepguard.callbacks import StepGuard, SuggestLR
 from stepguard.callbacks.lightning.schedule import schedule_of
+from stepguard.guard import rates_from
 
 
 class Scheduled(Module):
@@ -25,12 +28,8 @@ class Scheduled(Module):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make(optimizer), **self.config}}
 
     def on_train_start(self):
-        schedule = schedule_of(self.trainer)
-        self.foreseen = [schedule(step) for step in range(6)] if callable(schedule) and not self.config_is_plain else []
-
-    @property
-    def config_is_plain(self):
-        return self.config.get("interval") == "step" and self.config.get("frequency", 1) == 1
+        ahead = rates_from(schedule_of(self.trainer), self.trainer.optimizers[0], 0)
+        self.foreseen = list(itertools.islice(ahead, 8))
 
     def on_train_batch_start(self, batch, index):
         self.rates.append(self.optimizers().param_groups[0]["lr"])
@@ -75,12 +74,14 @@ def test_the_rate_that_is_set_is_the_schedules_largest(tmp_path, make):
     assert ratio * peak == pytest.approx(suggest.suggestion.lr)
 
 
-@pytest.mark.parametrize("config", [{"interval": "epoch"}, {"interval": "step", "frequency": 2}], ids=str)
+@pytest.mark.parametrize(
+    "config", [{"interval": "epoch"}, {"interval": "step", "frequency": 2}, {"interval": "step"}], ids=str
+)
 def test_schedules_of_every_interval_are_foreseen(tmp_path, config):
     module = Scheduled(lambda o: lr_scheduler.ExponentialLR(o, 0.5), **config)
     trainer(tmp_path, max_epochs=2, limit_train_batches=4).fit(module, data())
     assert len(module.rates) == 8 and len(set(module.rates)) > 1
-    assert module.foreseen == pytest.approx(module.rates[:6])
+    assert module.foreseen == pytest.approx(module.rates)
 
 
 def test_a_schedule_that_will_come_too_high_is_foretold(tmp_path, caplog):

@@ -10,7 +10,7 @@ from reference import mlp
 from torch.optim import lr_scheduler
 
 import stepguard
-from stepguard.guard.outlook import HORIZON, Outlook, rates_ahead
+from stepguard.guard.outlook import HORIZON, Outlook, SteppedEvery, rates_ahead, rates_from
 from stepguard.records import Memory, Reading, metric_values
 
 SCHEDULERS = {
@@ -132,3 +132,40 @@ def test_headroom_is_the_rate_at_which_r_would_be_at_the_target():
     assert metric_values(reading)["stepguard/lr_safe"] == pytest.approx(0.25)
     for r in (0.0, math.nan, math.inf):
         assert reading._replace(r=r).lr_safe is None and "stepguard/lr_safe" not in metric_values(reading._replace(r=r))
+
+
+@pytest.mark.parametrize("every", [1, 3, 7])
+def test_a_scheduler_that_is_stepped_now_and_then(every):
+    optimizer = optimizer_of(0.1)
+    scheduler = lr_scheduler.ExponentialLR(optimizer, 0.99)
+    real, foreseen = [], {}
+    for step in range(3000):
+        if step % 500 == 123:
+            foreseen[step] = list(itertools.islice(rates_from(SteppedEvery(scheduler, every), optimizer, step), 300))
+        real.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if (step + 1) % every == 0:
+            scheduler.step()
+    for step, rates in foreseen.items():
+        assert rates == pytest.approx(real[step : step + 300])
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_schedule_that_breaks_does_not_break_the_run(strict):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    guard = stepguard.attach(model, optimizer, schedule=lambda step: 1 / 0, cadence="every", strict=strict)
+
+    def train():
+        for _ in range(30):
+            optimizer.zero_grad()
+            F.cross_entropy(model(torch.randn(8, 12)), torch.randint(0, 5, (8,))).backward()
+            optimizer.step()
+
+    if strict:
+        with pytest.raises(ZeroDivisionError):
+            train()
+    else:
+        with pytest.warns(UserWarning, match="cannot be looked ahead of.*ZeroDivisionError") as said:
+            train()
+        assert len(said) == 1 and guard.last.step == 29

@@ -179,6 +179,20 @@ def test_logits_that_lie_in_the_memory_of_a_parameter(view, called, batch):
     assert guard.last.r == pytest.approx(float((a.amax(-1) - a.amin(-1)).max() / math.pi), rel=0.05)
 
 
+def test_a_difference_leaves_the_kept_parameters_alone_in_a_model_of_two_precisions(batch):
+    model = nn.Sequential(nn.Linear(12, 8), Call(lambda h: h.tanh().to(model[2].weight.dtype)), nn.Linear(8, 5))
+    model[2].bfloat16()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e3)
+    with stepguard.attach(model, optimizer, strict=True, target=1e-6) as guard:
+        guard._probe.estimator.kind = "difference"
+        old = parameters(model)
+        F.cross_entropy(model(batch[0]), batch[1]).backward()
+        optimizer.step()
+        assert guard.last.estimator == "difference" and guard.last.breach
+        assert all(torch.equal(kept, old[n]) for kept, n in zip(guard._movement.old, old, strict=True))
+    assert torch.allclose(model[0].weight, old["0.weight"], atol=1e-4)
+
+
 class ZeroHead(nn.Module):
     """Its head starts from zeros, so at first nothing moves but the head, which autograd is right about."""
 
