@@ -14,7 +14,7 @@ from stepguard.guard.alarm import Alarm
 from stepguard.guard.budget import Budget
 from stepguard.guard.collapse_settings import CollapseSettings
 from stepguard.guard.hooks import hook_step
-from stepguard.guard.ranks import together
+from stepguard.guard.ranks import check_joined, together
 from stepguard.guard.reporter import Reporter
 from stepguard.guard.trend import Trend
 from stepguard.probe.loss_watch import LossWatch, SeenLosses
@@ -40,13 +40,19 @@ class CollapseMonitor:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, settings: CollapseSettings, recorders: Sequence[Recorder] = ()
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        settings: CollapseSettings,
+        recorders: Sequence[Recorder] = (),
+        engine: nn.Module | None = None,
     ):
         self.last: CollapseReading | None = None
         self.step = 0
         self.curing = False
         self.stop_reason: str | None = None
         self._model, self._optimizer, self._settings = model, optimizer, settings
+        self._engine = engine or model
         self._reporter = Reporter(recorders, settings.strict)
         self._alarm = Alarm(settings.headroom, settings.horizon)
         self._trend = Trend()
@@ -131,6 +137,7 @@ class CollapseMonitor:
         self._previous_end = now
 
     def _read(self, seen: SeenLosses) -> None:
+        check_joined(self._engine)
         mine, failure = None, seen.error
         try:
             mine = None if failure else summary(seen.softmaxes, _QUANTILE)

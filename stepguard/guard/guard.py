@@ -13,16 +13,16 @@ from torch.optim import Optimizer
 
 from stepguard.guard.calm import Asked, Calm
 from stepguard.guard.cost import Cost
-from stepguard.guard.gradients import return_gradients, withhold_gradients
+from stepguard.guard.gradients import are_sound, return_gradients, withhold_gradients
 from stepguard.guard.hooks import hook_step
 from stepguard.guard.movement import Movement
 from stepguard.guard.outlook import Outlook, Schedule
 from stepguard.guard.pacing import Pacing, Why, anywhere
 from stepguard.guard.policy import Settings, step_scale
-from stepguard.guard.ranks import agree
+from stepguard.guard.ranks import agree, check_joined, check_ranks, whole_norms
 from stepguard.guard.statistics import RunningStatistics
 from stepguard.guard.step_reporter import StepReporter
-from stepguard.probe import NOTHING_SEEN, Manner, Probe, Screen, SeenStep, no_modes
+from stepguard.probe import NOTHING_SEEN, Manner, NoSoftmaxError, Probe, Screen, SeenStep, no_modes
 from stepguard.records import Reading, Recorder
 
 _MOVED = (
@@ -49,10 +49,13 @@ class Guard:
         recorders: Sequence[Recorder] = (),
         shield: Callable[[], AbstractContextManager[Any]] = nullcontext,
         schedule: Schedule | None = None,
+        engine: nn.Module | None = None,
     ):
         self.last: Reading | None = None
         self.step = 0
         self._settings, self._optimizer = settings, optimizer
+        self._sharded = check_ranks(model)
+        self._engine = engine or model
         self._reporter = StepReporter(recorders, settings)
         self._movement = Movement()
         self._pacing = Pacing(settings, optimizer)
@@ -126,11 +129,13 @@ class Guard:
         self._due = self._pacing.looks_at(self.step)
         return_gradients(self._held)  # of a step that raised and never came to its end
         self._held = []
+        if self._due and not self._can_agree():
+            self._due = False
         if self._due:
             try:
                 if moved:
                     raise ValueError(_MOVED)
-                if self._settings.action != "observe":
+                if self._settings.action != "observe" and not self._gradients_are_sound():
                     self._held = withhold_gradients(self._optimizer)
                 self._movement.begin(self._optimizer)
             except Exception as error:
@@ -158,18 +163,13 @@ class Guard:
             self._cost.stop(started)
 
     def _decide(self, seen: SeenStep, withheld: bool, failure: Exception | None, started: float) -> None:
-        norms: list[float] = []
-        tau = math.nan
-        try:
-            if failure is None:
-                norms = self._movement.end()
-                tau = math.nan if withheld else math.hypot(*norms)
-        except Exception as error:
-            failure = error
+        norms, failure = self._norms(failure)
+        tau = math.hypot(*norms) if failure is None and not withheld else math.nan
         groups = self._movement.by_group(norms) if failure is None else None
-        why = self._pacing.why(self.step, groups if not withheld else None, self._device)
+        unwatched = not seen.watched and failure is None and 0 < tau < math.inf
+        why, unwatched = self._pacing.why(self.step, groups if not withheld else None, unwatched, self._device)
         asked = Asked(tau, self._pacing.rates, sum(norm > 0 for norm in norms))
-        if why is None or (why == "old" and not seen.watched):  # the next one will be watched, and do as well
+        if why is None or (why == "old" and unwatched):  # the next one will be watched, and do as well
             if tau == 0:
                 self._reporter.skipped(self.step)
             elif tau < math.inf:
@@ -177,13 +177,15 @@ class Guard:
             if self._previous_end is not None:
                 self._pacing.unread(started - self._previous_end)
             return
-        if anywhere(not seen.watched and failure is None and 0 < tau < math.inf, self._device):
+        if unwatched:
             self._make_harmless(groups, asked, why, failure)
             return
         r = None
         try:
             if failure is None:
                 r = self._measure(seen, norms, why) if 0 < tau < math.inf else 0.0 if tau == 0 else math.nan
+        except NoSoftmaxError as error:  # nothing here, but perhaps elsewhere
+            r, failure = -math.inf, error
         except Exception as error:
             failure = error
         try:
@@ -191,7 +193,7 @@ class Guard:
             r = agree(r, self._device)
         except Exception as error:
             r, failure = None, error
-        if r is None:
+        if r is None or r < 0:
             self._reporter.unmeasured(self.step, failure)
         elif tau == 0:
             self._reporter.skipped(self.step)
@@ -200,6 +202,42 @@ class Guard:
             self._rescale(scale)
             self._pacing.read(self.step, r, groups or [], time.perf_counter() - started)
             self._report(r, tau, scale, why, self._probe.method)
+
+    def _can_agree(self) -> bool:
+        try:
+            check_joined(self._engine)
+        except ValueError as error:
+            self._reporter.unmeasured(self.step, error)
+            return False
+        return True
+
+    def _gradients_are_sound(self) -> bool:
+        """Of sharded ones all that any rank has; all gradients are whole elsewhere, and the same."""
+        if not self._sharded:
+            return are_sound(self._optimizer)
+        sound, failure = False, None
+        try:
+            sound = are_sound(self._optimizer)
+        except Exception as error:
+            failure = error
+        sound = not anywhere(not sound, self._device)
+        if failure:
+            raise failure
+        return sound
+
+    def _norms(self, failure: Exception | None) -> tuple[list[float], Exception | None]:
+        """Of each parameter's part of the update, and what has gone wrong up to then."""
+        norms = None
+        try:
+            norms = self._movement.end() if failure is None else None
+        except Exception as error:
+            failure = error
+        if self._sharded:
+            try:
+                norms = whole_norms(norms, self._parameters(), self._device)
+            except Exception as error:
+                norms, failure = None, failure or error
+        return norms or [], failure
 
     def _scale(self, r: float, asked: Asked) -> float:
         """What to multiply the update by, the same on all ranks, whose r this is."""
