@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 import stepguard
@@ -223,8 +224,18 @@ def collapse(rank):
     return full(model), memory.collapses, [(e.step, e.kind) for e in memory.events]
 
 
+def suggested(rank):
+    found = []
+    for make in (WAYS["every layer by itself"], lambda: DistributedDataParallel(mlp())):
+        model = made(make)
+        batches = [batch(step, rank) for step in range(3)]
+        found.append(tuple(stepguard.suggest_lr(model, torch.optim.AdamW(model.parameters(), lr=1e-3), batches)))
+    return found
+
+
 def everything(rank, folder):
     return {
+        "suggested": suggested(rank),
         "ways": the_ways(rank),
         "looks": the_looks(rank),
         "mishaps": the_mishaps(rank),
@@ -326,3 +337,9 @@ def test_collapse_is_seen_as_one(ranks):
             (r.collapse, r.headroom_nats) for r in readings
         ]
         assert their_events == events
+
+
+def test_all_ranks_are_suggested_the_same_rate(ranks):
+    (shards, whole), *others = [rank["suggested"] for rank in ranks]
+    assert shards == pytest.approx(whole, rel=1e-4)
+    assert all(theirs == [shards, whole] for theirs in others)
