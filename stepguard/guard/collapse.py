@@ -14,6 +14,7 @@ from stepguard.guard.alarm import Alarm
 from stepguard.guard.budget import Budget
 from stepguard.guard.collapse_settings import CollapseSettings
 from stepguard.guard.hooks import hook_step
+from stepguard.guard.interrupts import uninterrupted
 from stepguard.guard.ranks import together
 from stepguard.guard.reporter import Reporter
 from stepguard.guard.trend import Trend
@@ -67,6 +68,9 @@ class CollapseMonitor:
         self._watch.remove()
         self._reporter.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()  # as a guard's
+
     def __enter__(self) -> CollapseMonitor:
         return self
 
@@ -105,17 +109,21 @@ class CollapseMonitor:
 
     def _begin(self, moved: bool) -> None:
         started = time.perf_counter()
-        self._due = self.step >= self._next
-        if self._due:
-            seen = self._watch.take()
-            self._spent = seen.seconds
-            try:
-                self._read(seen)
-            except Exception as error:
-                self._reporter.cannot(self.step, error, "was not looked at for softmax collapse")
-            self._spent += time.perf_counter() - started
-        if self.curing:
-            self._cure()
+        # It is not armed for a step whose predecessor was interrupted; the one after it will do as well.
+        self._due = self.step >= self._next and self._watch.armed
+        if not (self._due or self.curing):
+            return
+        with uninterrupted():
+            if self._due:
+                seen = self._watch.take()
+                self._spent = seen.seconds
+                try:
+                    self._read(seen)
+                except Exception as error:
+                    self._reporter.cannot(self.step, error, "was not looked at for softmax collapse")
+                self._spent += time.perf_counter() - started
+            if self.curing:
+                self._cure()
 
     def _end(self) -> None:
         now = time.perf_counter()
@@ -127,7 +135,8 @@ class CollapseMonitor:
         self._due, self._spent = False, 0.0
         self.step += 1
         if self.step >= self._next:
-            self._watch.arm()
+            with uninterrupted():
+                self._watch.arm()
         self._previous_end = now
 
     def _read(self, seen: SeenLosses) -> None:

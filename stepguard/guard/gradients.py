@@ -9,14 +9,11 @@ from torch.optim import Optimizer
 from stepguard.guard.movement import as_floats
 
 
-def withhold_gradients(optimizer: Optimizer) -> list[tuple[Tensor, Tensor]]:
-    """Keep gradients from the optimizer if any is not finite: they would spoil its moments for good.
-
-    Optimizers pass over parameters without a gradient, so the step then moves nothing and its state
-    stays sound.
+def poisoned_gradients(optimizer: Optimizer) -> list[tuple[Tensor, Tensor]]:
+    """All gradients, with their parameters, if any is not finite: they would spoil the optimizer's moments for good.
 
     Returns:
-        What was taken away, for :func:`return_gradients`; empty where all is well.
+        What to withhold; empty where all is well.
     """
     if getattr(optimizer, "found_inf", None) is not None:
         return []  # a GradScaler has looked already, and the optimizer heeds it
@@ -24,9 +21,13 @@ def withhold_gradients(optimizer: Optimizer) -> list[tuple[Tensor, Tensor]]:
     values = [g.coalesce().values() if g.is_sparse else g.detach() for _, g in held]
     if not values or math.isfinite(_norm(values)) or all(bool(g.isfinite().all()) for g in values):
         return []
+    return held
+
+
+def withhold_gradients(held: list[tuple[Tensor, Tensor]]) -> None:
+    """Keep these from the optimizer. It passes over parameters without one, moves nothing, and its state stays sound."""
     for p, _ in held:
         p.grad = None
-    return held
 
 
 def return_gradients(held: list[tuple[Tensor, Tensor]]) -> None:

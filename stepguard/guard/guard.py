@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 
 from stepguard.guard.calm import Asked, Calm
 from stepguard.guard.cost import Cost
-from stepguard.guard.gradients import return_gradients, withhold_gradients
-from stepguard.guard.hooks import hook_step
+from stepguard.guard.gradients import poisoned_gradients, return_gradients, withhold_gradients
+from stepguard.guard.hooks import hook_step, owners
+from stepguard.guard.interrupts import uninterrupted
 from stepguard.guard.movement import Movement
 from stepguard.guard.outlook import Outlook, Schedule
 from stepguard.guard.pacing import Pacing, Why, anywhere
@@ -50,9 +51,10 @@ class Guard:
         shield: Callable[[], AbstractContextManager[Any]] = nullcontext,
         schedule: Schedule | None = None,
     ):
+        self._settings, self._optimizer = settings, optimizer
+        self._refuse_a_second()
         self.last: Reading | None = None
         self.step = 0
-        self._settings, self._optimizer = settings, optimizer
         self._reporter = StepReporter(recorders, settings)
         self._movement = Movement()
         self._pacing = Pacing(settings, optimizer)
@@ -82,9 +84,13 @@ class Guard:
         """Remove every hook and close the log; model and optimizer are as if never guarded."""
         for handle in self._hooks:
             handle.remove()
+        self._return_gradients()
         self._probe.remove()
         self._reporter.close()
         self._hooks, self._movement, self._due = (), Movement(), False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()  # copies and pickles of what holds a guard are unguarded, and have None in its place
 
     def __enter__(self) -> Guard:
         return self
@@ -110,6 +116,17 @@ class Guard:
             self._calm.load_state_dict(state["calm"])
             self._outlook.load_state_dict(state["outlook"])
 
+    def _refuse_a_second(self) -> None:
+        mine = self._settings.action
+        others = [owner._settings.action for owner in owners(self._optimizer) if isinstance(owner, Guard)]
+        changing = [action for action in others if "observe" not in (mine, action)]
+        if changing:
+            raise ValueError(
+                f"this optimizer is guarded already, with action={changing[0]!r}, by attach or by a callback; a second "
+                f"guard with action={mine!r} would measure only what the first has left of a step. Detach that one, or "
+                'give one of the two action="observe"'
+            )
+
     @property
     def _device(self) -> torch.device:
         return next(iter(self._parameters())).device
@@ -124,14 +141,14 @@ class Guard:
         # The batch is what was seen up to here: LBFGS calls its closure again at other parameters.
         self._seen = self._probe.take()
         self._due = self._pacing.looks_at(self.step)
-        return_gradients(self._held)  # of a step that raised and never came to its end
-        self._held = []
+        self._return_gradients()  # of a step that raised and never came to its end
         if self._due:
             try:
                 if moved:
                     raise ValueError(_MOVED)
                 if self._settings.action != "observe":
-                    self._held = withhold_gradients(self._optimizer)
+                    self._held = poisoned_gradients(self._optimizer)
+                    withhold_gradients(self._held)
                 self._movement.begin(self._optimizer)
             except Exception as error:
                 self._failure = error
@@ -139,15 +156,15 @@ class Guard:
 
     def _end(self) -> None:
         started = self._cost.start()
-        self._probe.take()
-        seen, self._seen = self._seen, NOTHING_SEEN
-        failure, self._failure = self._failure, None
-        held, self._held = self._held, []
-        return_gradients(held)
         try:
+            self._probe.take()
+            seen, self._seen = self._seen, NOTHING_SEEN
+            failure, self._failure = self._failure, None
+            held = bool(self._held)
+            self._return_gradients()
             if self._due:
                 with no_modes():  # what a user counts is not for what we do
-                    self._decide(seen, bool(held), failure, started)
+                    self._decide(seen, held, failure, started)
         finally:
             if self._statistics and self._settings.forward:  # forwards are not seen, so the end of a step must do
                 self._statistics.keep()
@@ -156,6 +173,10 @@ class Guard:
             self._probe.resume()
             self._previous_end = time.perf_counter()
             self._cost.stop(started)
+
+    def _return_gradients(self) -> None:
+        return_gradients(self._held)
+        self._held = []
 
     def _decide(self, seen: SeenStep, withheld: bool, failure: Exception | None, started: float) -> None:
         norms: list[float] = []
@@ -177,6 +198,20 @@ class Guard:
             if self._previous_end is not None:
                 self._pacing.unread(started - self._previous_end)
             return
+        with uninterrupted():
+            self._act(seen, norms, groups, asked, why, failure, started)
+
+    def _act(
+        self,
+        seen: SeenStep,
+        norms: list[float],
+        groups: list[float] | None,
+        asked: Asked,
+        why: Why,
+        failure: Exception | None,
+        started: float,
+    ) -> None:
+        tau = asked.tau
         if anywhere(not seen.watched and failure is None and 0 < tau < math.inf, self._device):
             self._make_harmless(groups, asked, why, failure)
             return

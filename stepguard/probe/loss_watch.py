@@ -93,9 +93,16 @@ class LossWatch(TorchFunctionMode):
         self._seconds = 0.0
         self._error: Exception | None = None
 
+    @property
+    def armed(self) -> bool:
+        """Whether it looks."""
+        return self._passes is not None
+
     def arm(self) -> None:
         """Look at the step that begins."""
         started = time.perf_counter()
+        if self._passes:
+            self._passes.remove()
         self._made, self._stablemax, self._error, self._inside = WeakTensorKeyDictionary(), False, None, None
         self._passes = Passes(self._parameters(), counted=False, around=self._at_own_cost)
         if self._hooks is None and compiles(self._model):
