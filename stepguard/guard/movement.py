@@ -33,9 +33,9 @@ class Movement:
         params = [p for group in optimizer.param_groups for p in group["params"]]
         self.groups = [len(group["params"]) for group in optimizer.param_groups]
         if not _fits(params, self.params, self.old):
-            self.params = params
-            self.old = [torch.empty_like(p) for p in params]
-            self.update = [torch.empty_like(p) for p in params]
+            self.params, self.old, self.update = [], [], []  # and so they stay where there is no memory for others
+            old, update = ([torch.empty_like(p) for p in params] for _ in range(2))
+            self.params, self.old, self.update = params, old, update
         torch._foreach_copy_(self.old, self.params)
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import unserializable_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from stepguard.probe.graph import in_backward
+from stepguard.probe.graph import in_backward, is_batched
 from stepguard.probe.mode_stack import take_off, take_up
 from stepguard.probe.module_hooks import ModuleHooks, compiles
 from stepguard.probe.passes import Passes
@@ -216,7 +216,7 @@ class LossWatch(TorchFunctionMode):
     def _hook(self, tensor: Tensor, take: Callable[[Tensor], None]) -> None:
         def hook(gradient: Tensor) -> None:
             with self._at_own_cost():
-                if not torch._C._functorch.is_functorch_wrapped_tensor(gradient):
+                if not is_batched(gradient):
                     take(gradient.detach())
 
         if tensor.requires_grad:

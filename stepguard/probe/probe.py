@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from stepguard.probe.batches import batches, starts_early
 from stepguard.probe.estimator import SlopeEstimator
-from stepguard.probe.outline import UntraceableError
 from stepguard.probe.reasons import NO_CALL, NO_SOFTMAX
 from stepguard.probe.rerun import Manner, Move, Rerun, Target
 from stepguard.probe.watch import NOTHING_SEEN, SeenStep, Watch
@@ -107,17 +106,17 @@ class Probe:
             assert self._forward is not None
             return self._of([[self._forward]], moves, None)
         try:
+            if seen.error:
+                raise seen.error  # whatever else was seen may not be all of it
             found = batches(seen.reached)
             if not found:
-                raise seen.error or ValueError(_nothing(seen))
+                raise ValueError(_nothing(seen))
             with self._watch.paused():
                 spreads = self._of(found, moves, screen)
-        except Exception as error:
+        except Exception:
             self._failures += 1
             if self._failures.bit_count() == 1:  # what stays as it is need not be looked at anew at every step
                 self._watch.look_again()
-            if isinstance(error, UntraceableError) and seen.error:
-                raise seen.error from None
             raise
         self._failures = 0
         self._watch.settle(starts_early(seen.reached))

@@ -1,5 +1,6 @@
 """A small run with a guard and a collapse monitor on it, and a list of what a fault has left behind."""
 
+import copy
 import random
 
 import numpy as np
@@ -151,3 +152,24 @@ def hooks_of(run):
         *run.optimizer._optimizer_step_post_hooks.values(),
         *_get_current_function_mode_stack(),
     ]
+
+
+def unguarded_step(run):
+    """The parameters that the optimizer makes by itself of the gradients that are there."""
+    twin = Run()
+    twin.model.load_state_dict(run.model.state_dict())
+    twin.optimizer.load_state_dict(copy.deepcopy(run.optimizer.state_dict()))
+    for p, q in zip(twin.model.parameters(), run.model.parameters(), strict=True):
+        p.grad = q.grad.clone()
+    twin.optimizer.step()
+    return twin.parameters()
+
+
+def place(old, new, now):
+    """Where parameters are: at theta_old, theta_new, or theta_old + s * u with one s for all; else in between."""
+    for name, values in (("theta_old", old), ("theta_new", new)):
+        if all(map(torch.equal, values, now)):
+            return name
+    u, d = (torch.cat([(a - b).flatten().double() for a, b in zip(to, old, strict=True)]) for to in (new, now))
+    s = float(u @ d / (u @ u))
+    return "clamped" if 0 < s < 1 and (d - s * u).abs().max() < 1e-7 else "in between"

@@ -1,6 +1,5 @@
 """Ctrl-C at any call inside stepguard: it comes out, nothing stays in between, and the run can go on."""
 
-import copy
 import itertools
 import random
 import signal
@@ -10,7 +9,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from fault_run import X, Y, Run, around, changed, hooks_of, of_torch
+from fault_run import X, Y, Run, around, changed, hooks_of, of_torch, place, unguarded_step
 from injections import SignalAt
 from torch import nn
 
@@ -33,27 +32,6 @@ MEASUREMENTS = {
     "let through, by a secant": ({"target": 0.5, "cadence": "auto", "screen": True}, 8, None),
     "observed": ({"action": "observe"}, 2, None),
 }
-
-
-def unguarded_step(run):
-    """The parameters that the optimizer makes by itself of the gradients that are there."""
-    twin = Run()
-    twin.model.load_state_dict(run.model.state_dict())
-    twin.optimizer.load_state_dict(copy.deepcopy(run.optimizer.state_dict()))
-    for p, q in zip(twin.model.parameters(), run.model.parameters(), strict=True):
-        p.grad = q.grad.clone()
-    twin.optimizer.step()
-    return twin.parameters()
-
-
-def place(old, new, now):
-    """Where parameters are: at theta_old, theta_new, or theta_old + s * u with one s for all; else in between."""
-    for name, values in (("theta_old", old), ("theta_new", new)):
-        if all(map(torch.equal, values, now)):
-            return name
-    u, d = (torch.cat([(a - b).flatten().double() for a, b in zip(to, old, strict=True)]) for to in (new, now))
-    s = float(u @ d / (u @ u))
-    return "clamped" if 0 < s < 1 and (d - s * u).abs().max() < 1e-7 else "in between"
 
 
 def goes_on(run):
