@@ -82,7 +82,8 @@ def attach(
         The guard; ``guard.detach()`` undoes it, and it is a context manager.
 
     Raises:
-        ValueError: For a setting that makes no sense, or an optimizer whose parameters are not the model's.
+        ValueError: For a setting that makes no sense, an optimizer whose parameters are not the model's, or one that
+            another guard changes the steps of.
         TypeError: If ``model`` is not a module or ``optimizer`` not a torch optimizer.
 
     Example:

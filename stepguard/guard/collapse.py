@@ -14,6 +14,7 @@ from stepguard.guard.alarm import Alarm
 from stepguard.guard.budget import Budget
 from stepguard.guard.collapse_settings import CollapseSettings
 from stepguard.guard.hooks import hook_step
+from stepguard.guard.interrupts import uninterrupted
 from stepguard.guard.ranks import check_joined, together
 from stepguard.guard.reporter import Reporter
 from stepguard.guard.trend import Trend
@@ -73,6 +74,9 @@ class CollapseMonitor:
         self._watch.remove()
         self._reporter.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()  # as a guard's
+
     def __enter__(self) -> CollapseMonitor:
         return self
 
@@ -112,16 +116,19 @@ class CollapseMonitor:
     def _begin(self, moved: bool) -> None:
         started = time.perf_counter()
         self._due = self.step >= self._next
-        if self._due:
-            seen = self._watch.take()
-            self._spent = seen.seconds
-            try:
-                self._read(seen)
-            except Exception as error:
-                self._reporter.cannot(self.step, error, "was not looked at for softmax collapse")
-            self._spent += time.perf_counter() - started
-        if self.curing:
-            self._cure()
+        if not (self._due or self.curing):
+            return
+        with uninterrupted():
+            if self._due:
+                armed, seen = self._watch.armed, self._watch.take()
+                self._spent = seen.seconds
+                try:
+                    self._read(seen, armed)
+                except Exception as error:
+                    self._reporter.cannot(self.step, error, "was not looked at for softmax collapse")
+                self._spent += time.perf_counter() - started
+            if self.curing:
+                self._cure()
 
     def _end(self) -> None:
         now = time.perf_counter()
@@ -133,10 +140,11 @@ class CollapseMonitor:
         self._due, self._spent = False, 0.0
         self.step += 1
         if self.step >= self._next:
-            self._watch.arm()
+            with uninterrupted():
+                self._watch.arm()
         self._previous_end = now
 
-    def _read(self, seen: SeenLosses) -> None:
+    def _read(self, seen: SeenLosses, armed: bool) -> None:
         check_joined(self._engine)
         mine, failure = None, seen.error
         try:
@@ -146,6 +154,8 @@ class CollapseMonitor:
         # Whatever happened here, the other ranks wait for this.
         found, self._budget.every = together(mine, self._budget.every)
         if found is None:
+            if not armed:
+                return  # the step before was interrupted; a later one will do as well
             if seen.stablemax and not failure:
                 self._reporter.tell_once(self.step, "the loss takes a StableMax, which does not collapse")
                 return

@@ -15,34 +15,26 @@ def are_sound(optimizer: Optimizer) -> bool:
     """Whether all gradients are finite; of those that are sharded, what this rank has of them."""
     if getattr(optimizer, "found_inf", None) is not None:
         return True  # a GradScaler has looked already, and the optimizer heeds it
-    here = [part_here(g) for _, g in _gradients(optimizer)]
+    here = [part_here(g) for _, g in gradients_of(optimizer)]
     values = [g.coalesce().values() if g.is_sparse else g for g in here]
     return not values or math.isfinite(_norm(values)) or all(bool(g.isfinite().all()) for g in values)
 
 
-def withhold_gradients(optimizer: Optimizer) -> list[tuple[Tensor, Tensor]]:
-    """Keep gradients from the optimizer: those that are not finite would spoil its moments for good.
+def gradients_of(optimizer: Optimizer) -> list[tuple[Tensor, Tensor]]:
+    """All gradients, with their parameters."""
+    return [(p, p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
-    Optimizers pass over parameters without a gradient, so the step then moves nothing and its state
-    stays sound.
 
-    Returns:
-        What was taken away, for :func:`return_gradients`.
-    """
-    held = _gradients(optimizer)
+def withhold_gradients(held: list[tuple[Tensor, Tensor]]) -> None:
+    """Keep these from the optimizer, which passes over parameters without one: its state stays sound."""
     for p, _ in held:
         p.grad = None
-    return held
 
 
 def return_gradients(held: list[tuple[Tensor, Tensor]]) -> None:
     """Give back what :func:`withhold_gradients` took."""
     for p, gradient in held:
         p.grad = gradient
-
-
-def _gradients(optimizer: Optimizer) -> list[tuple[Tensor, Tensor]]:
-    return [(p, p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
 def _norm(tensors: list[Tensor]) -> float:

@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 
 from stepguard.guard.calm import Asked, Calm
 from stepguard.guard.cost import Cost
-from stepguard.guard.gradients import are_sound, return_gradients, withhold_gradients
-from stepguard.guard.hooks import hook_step
+from stepguard.guard.gradients import are_sound, gradients_of, return_gradients, withhold_gradients
+from stepguard.guard.hooks import hook_step, owners
+from stepguard.guard.interrupts import uninterrupted
 from stepguard.guard.movement import Movement
 from stepguard.guard.outlook import Outlook, Schedule
 from stepguard.guard.pacing import Pacing, Why, anywhere
@@ -51,9 +52,10 @@ class Guard:
         schedule: Schedule | None = None,
         engine: nn.Module | None = None,
     ):
+        self._settings, self._optimizer = settings, optimizer
+        self._refuse_a_second()
         self.last: Reading | None = None
         self.step = 0
-        self._settings, self._optimizer = settings, optimizer
         self._sharded = check_ranks(model)
         self._engine = engine or model
         self._reporter = StepReporter(recorders, settings)
@@ -85,9 +87,13 @@ class Guard:
         """Remove every hook and close the log; model and optimizer are as if never guarded."""
         for handle in self._hooks:
             handle.remove()
+        self._return_gradients()
         self._probe.remove()
         self._reporter.close()
         self._hooks, self._movement, self._due = (), Movement(), False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()  # copies and pickles of what holds a guard are unguarded, and have None in its place
 
     def __enter__(self) -> Guard:
         return self
@@ -113,6 +119,17 @@ class Guard:
             self._calm.load_state_dict(state["calm"])
             self._outlook.load_state_dict(state["outlook"])
 
+    def _refuse_a_second(self) -> None:
+        mine = self._settings.action
+        others = [owner._settings.action for owner in owners(self._optimizer) if isinstance(owner, Guard)]
+        changing = [action for action in others if "observe" not in (mine, action)]
+        if changing:
+            raise ValueError(
+                f"this optimizer is guarded already, with action={changing[0]!r}, by attach or by a callback; a second "
+                f"guard with action={mine!r} would measure only what the first has left of a step. Detach that one, or "
+                'give one of the two action="observe"'
+            )
+
     @property
     def _device(self) -> torch.device:
         return next(iter(self._parameters())).device
@@ -127,8 +144,7 @@ class Guard:
         # The batch is what was seen up to here: LBFGS calls its closure again at other parameters.
         self._seen = self._probe.take()
         self._due = self._pacing.looks_at(self.step)
-        return_gradients(self._held)  # of a step that raised and never came to its end
-        self._held = []
+        self._return_gradients()  # of a step that raised and never came to its end
         if self._due and not self._can_agree():
             self._due = False
         if self._due:
@@ -136,7 +152,8 @@ class Guard:
                 if moved:
                     raise ValueError(_MOVED)
                 if self._settings.action != "observe" and not self._gradients_are_sound():
-                    self._held = withhold_gradients(self._optimizer)
+                    self._held = gradients_of(self._optimizer)
+                    withhold_gradients(self._held)
                 self._movement.begin(self._optimizer)
             except Exception as error:
                 self._failure = error
@@ -144,15 +161,19 @@ class Guard:
 
     def _end(self) -> None:
         started = self._cost.start()
-        self._probe.take()
-        seen, self._seen = self._seen, NOTHING_SEEN
-        failure, self._failure = self._failure, None
-        held, self._held = self._held, []
-        return_gradients(held)
         try:
+            self._probe.take()
+            seen, self._seen = self._seen, NOTHING_SEEN
+            failure, self._failure = self._failure, None
+            held = bool(self._held)
+            self._return_gradients()
             if self._due:
                 with no_modes():  # what a user counts is not for what we do
-                    self._decide(seen, bool(held), failure, started)
+                    self._decide(seen, held, failure, started)
+        except Exception as error:  # what can fail is caught where it does; this is for what nobody thought of
+            if self._settings.strict:
+                raise
+            self._reporter.cannot(self.step, error, "was not looked after to its end")
         finally:
             if self._statistics and self._settings.forward:  # forwards are not seen, so the end of a step must do
                 self._statistics.keep()
@@ -161,6 +182,10 @@ class Guard:
             self._probe.resume()
             self._previous_end = time.perf_counter()
             self._cost.stop(started)
+
+    def _return_gradients(self) -> None:
+        return_gradients(self._held)
+        self._held = []
 
     def _decide(self, seen: SeenStep, withheld: bool, failure: Exception | None, started: float) -> None:
         norms, failure = self._norms(failure)
@@ -177,10 +202,23 @@ class Guard:
             if self._previous_end is not None:
                 self._pacing.unread(started - self._previous_end)
             return
-        if unwatched:
-            self._make_harmless(groups, asked, why, failure)
-            return
-        r = None
+        with uninterrupted():
+            if unwatched:
+                self._make_harmless(groups, asked, why, failure)
+            else:
+                self._act(seen, norms, groups, asked, why, failure, started)
+
+    def _act(
+        self,
+        seen: SeenStep,
+        norms: list[float],
+        groups: list[float] | None,
+        asked: Asked,
+        why: Why,
+        failure: Exception | None,
+        started: float,
+    ) -> None:
+        r, tau = None, asked.tau
         try:
             if failure is None:
                 r = self._measure(seen, norms, why) if 0 < tau < math.inf else 0.0 if tau == 0 else math.nan

@@ -37,8 +37,9 @@ class Movement:
         self.groups = [len(group["params"]) for group in optimizer.param_groups]
         here = [part_here(p) for p in params]
         if not _fits(here, self.old):
-            self.old = [torch.empty_like(p) for p in here]
-            self.update = [torch.empty_like(p) for p in here]
+            self.params, self.old, self.update = [], [], []  # and so they stay where there is no memory for others
+            old, update = ([torch.empty_like(p) for p in here] for _ in range(2))
+            self.old, self.update = old, update
         self.params, self._here = params, here
         torch._foreach_copy_(self.old, self._here)
 

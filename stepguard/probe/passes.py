@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle, unserializable_hook
 
+from stepguard.probe.graph import is_batched
 from stepguard.probe.sharding import is_sharded
 
 What = TypeVar("What")
@@ -128,8 +129,8 @@ class Passes(Generic[What]):
 
     def _hook(self, tensors: Iterable[Tensor], call: Callable[[Tensor], None]) -> None:
         def hook(gradient: Tensor) -> None:
-            # Under vmap a gradient cannot be looked at, and is none that an optimizer gets.
-            if not torch._C._functorch.is_functorch_wrapped_tensor(gradient):
+            # Such a gradient cannot be looked at, and is none that an optimizer gets.
+            if not is_batched(gradient):
                 with self._around():
                     call(gradient)
 

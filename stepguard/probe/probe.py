@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from stepguard.probe.batches import batches, starts_early
 from stepguard.probe.elsewhere import elsewhere
 from stepguard.probe.estimator import SlopeEstimator
-from stepguard.probe.outline import UntraceableError
 from stepguard.probe.reasons import NO_CALL, NO_SOFTMAX
 from stepguard.probe.rerun import Manner, Rerun, Target
 from stepguard.probe.values import Elsewhere, Move
@@ -125,14 +124,11 @@ class Probe:
         try:
             # A rank without a batch is there as well, for the parameters that others need of it.
             with watch.paused(), elsewhere(self._model, moves) as place:
-                found = batches(seen.reached)
-                spreads = self._of(found, place, screen)
-            if spreads is None and seen.error:
-                raise seen.error
-        except Exception as error:
+                if seen.error:
+                    raise seen.error  # whatever else was seen may not be all of it
+                spreads = self._of(batches(seen.reached), place, screen)
+        except Exception:
             self._look_again(watch)
-            if isinstance(error, UntraceableError) and seen.error:
-                raise seen.error from None
             raise
         if spreads is None:
             self._look_again(watch)

@@ -276,6 +276,8 @@ def test_r_is_that_of_the_whole(ranks, way):
         parts = range(2 if way == "accumulated" else 1)
         x = torch.cat([batch(reading.step + 50 * part, rank)[0] for part in parts for rank in range(len(ranks))])
         r = dense_r(twin, old, new, x)
+        moved = torch.cat([(new[name] - old[name]).flatten() for name in old]).norm()
+        assert reading.tau * reading.scale == pytest.approx(float(moved), rel=1e-4)
         loose = way in ("computing in bfloat16", "screened")
         assert reading.r * reading.scale == pytest.approx(r, rel=3e-2 if loose else 1e-4)
         assert r <= reading.target * (1 + (3e-2 if loose else 1e-4))
