@@ -40,14 +40,19 @@ class CollapseMonitor:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, settings: CollapseSettings, recorders: Sequence[Recorder] = ()
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        settings: CollapseSettings,
+        recorders: Sequence[Recorder] = (),
+        label: str = "",
     ):
         self.last: CollapseReading | None = None
         self.step = 0
         self.curing = False
         self.stop_reason: str | None = None
         self._model, self._optimizer, self._settings = model, optimizer, settings
-        self._reporter = Reporter(recorders, settings.strict)
+        self._reporter = Reporter(recorders, settings.strict, label)
         self._alarm = Alarm(settings.headroom, settings.horizon)
         self._trend = Trend()
         self._budget = Budget(_SHARE, _FIRST, None if settings.cadence == "auto" else settings.cadence)

@@ -49,11 +49,12 @@ class Guard:
         recorders: Sequence[Recorder] = (),
         shield: Callable[[], AbstractContextManager[Any]] = nullcontext,
         schedule: Schedule | None = None,
+        label: str = "",
     ):
         self.last: Reading | None = None
         self.step = 0
         self._settings, self._optimizer = settings, optimizer
-        self._reporter = StepReporter(recorders, settings)
+        self._reporter = StepReporter(recorders, settings, label)
         self._movement = Movement()
         self._pacing = Pacing(settings, optimizer)
         self._calm = Calm()
