@@ -10,6 +10,7 @@ from stepguard.callbacks.lightning.loggers import Thinning, axis, tell
 from stepguard.callbacks.lightning.names import Callback
 from stepguard.callbacks.lightning.optimizers import Own, checked_index, chosen
 from stepguard.guard import CollapseMonitor, Guard
+from stepguard.probe import no_modes
 from stepguard.records import CollapseReading, Event, Memory, Reading
 
 Watcher = TypeVar("Watcher", bound=Guard | CollapseMonitor)
@@ -83,11 +84,12 @@ class EachOptimizer(Callback, Generic[Watcher]):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = axis(trainer)
-        for notes in self._notes:
-            readings, collapses, events = notes.drain()
-            self._log(trainer, notes, [*readings, *collapses], events, step)
-            for event in events:
-                tell(trainer, event, step)
+        with no_modes():  # our numbers are none of the training step's, which a guard may be watching already
+            for notes in self._notes:
+                readings, collapses, events = notes.drain()
+                self._log(trainer, notes, [*readings, *collapses], events, step)
+                for event in events:
+                    tell(trainer, event, step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._detach()

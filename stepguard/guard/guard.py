@@ -15,7 +15,7 @@ from stepguard.guard.calm import Asked, Calm
 from stepguard.guard.cost import Cost
 from stepguard.guard.gradients import return_gradients, withhold_gradients
 from stepguard.guard.hooks import hook_step
-from stepguard.guard.movement import Movement
+from stepguard.guard.movement import Movement, moved_since
 from stepguard.guard.outlook import Outlook, Schedule
 from stepguard.guard.pacing import Pacing, Why, anywhere
 from stepguard.guard.policy import Settings, step_scale
@@ -73,7 +73,7 @@ class Guard:
             settings.logits,
             settings.forward,
             before_first=keep,
-            how=Manner(shield, settings.batch_norm == "eval", set()),
+            how=Manner(shield, settings.batch_norm == "eval", set(), lambda moment: moved_since(moment, model)),
             worth=lambda: self._pacing.worth_watching(self.step),
         )
         self._probe.keeps_logits = settings.screens

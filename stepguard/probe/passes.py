@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle, unserializable_hook
 
 What = TypeVar("What")
+ZEROING = {"zero_", "_foreach_zero_"}
+"""Functions that set tensors to zero in place."""
 
 
 class Used(Protocol):
@@ -104,9 +106,9 @@ class Passes(Generic[What]):
         """The pass that runs has reached something."""
         self._reached.setdefault(self._current, []).append(what)
 
-    def zeroed(self, gradients: Iterable[Any]) -> None:
-        """Gradients were set to zero in place."""
-        places = {id(g) for g in gradients}
+    def zeroed(self, args: tuple[Any, ...]) -> None:
+        """One of :data:`ZEROING` was called with these arguments, which may be gradients."""
+        places = {id(g) for g in (args[0] if isinstance(args[0], (list, tuple)) else args)}
         for p in [p for p in self._passes_of if p.grad is not None and id(p.grad) in places]:
             self._forget(self._passes_of[p])
 

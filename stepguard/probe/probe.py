@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stepguard.probe.batches import batches, starts_early
+from stepguard.probe.batches import batches, modules_called, starts_early
 from stepguard.probe.estimator import SlopeEstimator
 from stepguard.probe.outline import UntraceableError
-from stepguard.probe.reasons import NO_CALL, NO_SOFTMAX
+from stepguard.probe.reasons import MOVED_BY_ANOTHER, NO_CALL, NO_SOFTMAX
+from stepguard.probe.recognition import OtherLogitsError
 from stepguard.probe.rerun import Manner, Move, Rerun, Target
 from stepguard.probe.watch import NOTHING_SEEN, SeenStep, Watch
 
@@ -118,10 +119,18 @@ class Probe:
                 self._watch.look_again()
             if isinstance(error, UntraceableError) and seen.error:
                 raise seen.error from None
+            if isinstance(error, OtherLogitsError) and self._others_moved(seen):
+                raise ValueError(MOVED_BY_ANOTHER) from None
             raise
         self._failures = 0
         self._watch.settle(starts_early(seen.reached))
         return spreads
+
+    def _others_moved(self, seen: SeenStep) -> bool:
+        """Whether parameters that are another optimizer's are others by now than when the forward was made."""
+        assert self._watch is not None
+        now = self._watch.changes_by_others()
+        return any(call.others != now for call in modules_called(seen.reached))
 
     def _of(self, found: list[list[Target]], moves: list[Move], screen: Screen | None) -> Tensor:
         reruns = [Rerun(self._model, targets, moves, self._how) for targets in found]

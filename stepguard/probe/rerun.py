@@ -48,6 +48,8 @@ class Manner(NamedTuple):
     """Whether normalisation layers use their running averages, as in evaluation, although they train."""
     dense: set[torch.Size] = set()
     """Shapes of wide layers whose slopes cannot be left for later; found out as it goes."""
+    since: Callable[[int], Sequence[tuple[Tensor, Tensor]]] = lambda order: ()
+    """Parameters that other optimizers have moved since a moment, and where they were then."""
 
 
 class Result(NamedTuple):
@@ -86,6 +88,7 @@ class Rerun:
         names = {getattr(call, "name", "") for call in calls}
         self._look = bool(self._inside or names & _TRACED_BACK)
         self._grad = False
+        self._own = {p for p, _, _ in self._moves}
         self._half = any(p.dtype in HALVES for p in model.parameters())
 
     def describe(self) -> str:
@@ -241,7 +244,7 @@ class Rerun:
                 stack.enter_context(lookout)
             for step in self._steps:
                 lookout.inside = step in self._inside
-                with self._as_it_was(step, as_trained):
+                with self._as_it_was(step, as_trained), self._others_as_they_were(step, values):
                     outputs[step] = _made(step, *resolved(step))
                 if lookout.inside:
                     inside[step], lookout.found, lookout.inside = lookout.found, [], False
@@ -266,6 +269,19 @@ class Rerun:
                         softmaxes.append(Softmax(target(self._model)))
             lookout.finish()
         return Result(softmaxes, samples)
+
+    @contextmanager
+    def _others_as_they_were(self, step: Step, values: dict[Tensor, Tensor]) -> Iterator[None]:
+        """What another optimizer has moved since this call is where it was, itself or what stands for it."""
+        others = [(values.get(p, p), old) for p, old in self._how.since(step.order) if p not in self._own]
+        kept = [(tensor, tensor.data) for tensor, _ in others]
+        try:
+            for tensor, old in others:
+                tensor.data = old.to(tensor.dtype)
+            yield
+        finally:
+            for tensor, data in kept:
+                tensor.data = data
 
     @contextmanager
     def in_full_precision(self) -> Iterator[None]:
