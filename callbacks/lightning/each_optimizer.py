@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from lightning.pytorch import LightningModule, Trainer
+from torch.optim import Optimizer
 
 from stepguard.callbacks.lightning.loggers import Thinning, axis, tell
 from stepguard.callbacks.lightning.names import Callback
@@ -23,11 +24,15 @@ class Notes(Memory):
         own: The optimizer that it watches.
         thinning: Which of its readings are logged.
         newest: Called with each reading as it comes.
+
+    Attributes:
+        asked: The number of a step that a GradScaler was asked for, and may have skipped.
     """
 
     def __init__(self, own: Own, thinning: Thinning, newest: Callable[[Any], None]):
         super().__init__()
         self.own, self.thinning, self._newest = own, thinning, newest
+        self.asked: int | None = None
 
     def reading(self, reading: Reading | CollapseReading) -> None:
         super().reading(reading)
@@ -80,12 +85,21 @@ class EachOptimizer(Callback, Generic[Watcher]):
     def _keep(self, reading: Any) -> None:
         self._last = reading
 
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        # A GradScaler that finds inf does not call the optimizer, so that this is the last that is heard of the step.
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            for notes, watcher in zip(self._notes, self._watchers, strict=True):
+                if notes.own.optimizer is optimizer:
+                    _count_skipped(notes, watcher)
+                    notes.asked = watcher.step
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = axis(trainer)
         with no_modes():  # our numbers are none of the training step's, which a guard may be watching already
-            for notes in self._notes:
+            for notes, watcher in zip(self._notes, self._watchers, strict=True):
+                _count_skipped(notes, watcher)
                 readings, collapses, events = notes.drain()
                 self._log(trainer, notes, [*readings, *collapses], events, step)
                 for event in events:
@@ -110,3 +124,9 @@ class EachOptimizer(Callback, Generic[Watcher]):
         self._state = self.state_dict()
         for watcher in self._watchers:
             watcher.detach()
+
+
+def _count_skipped(notes: Notes, watcher: Guard | CollapseMonitor) -> None:
+    if notes.asked == watcher.step:
+        watcher.skipped()
+    notes.asked = None

@@ -78,6 +78,13 @@ class CollapseMonitor:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.detach()
 
+    def skipped(self) -> None:
+        """As :meth:`Guard.skipped`."""
+        self._watch.take()
+        self.step += 1
+        if self.step >= self._next:
+            self._watch.arm()
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on as it would have."""
         return {

@@ -93,6 +93,16 @@ class Guard:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.detach()
 
+    def skipped(self) -> None:
+        """A step that was asked for and never came to the optimizer, as a GradScaler does with most: it counts as one.
+
+        To be called by who knows of it; what was seen of it is forgotten.
+        """
+        self._probe.take()
+        self._reporter.skipped(self.step)
+        self.step += 1
+        self._probe.resume()
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on exactly as it would have."""
         last = self.last and self.last.as_dict()
