@@ -154,6 +154,8 @@ class CollapseMonitor:
             if seen.stablemax and not failure:
                 self._reporter.tell_once(self.step, "the loss takes a StableMax, which does not collapse")
                 return
+            if not failure and all(p.grad is None for p in self._parameters()):
+                return  # a step that no backward pass came before, as weight averaging makes one to end with
             raise failure or ValueError(NO_SAMPLE if seen.softmaxes else NO_LOSS)
         self.last = reading = self._reading(found)
         self._reporter.record(reading)

@@ -4,12 +4,11 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import MixedPrecision
-from reference import dense_r, parameters_of
 from test_lightning import Module, data, heard, trainer
 from test_lightning import pytestmark as pytestmark
 from test_lightning_optimizers import GAN
+from test_lightning_stages import Beside
 from test_perp_grad_callback import Observed
 
 from stepguard.callbacks import PerpGrad, SoftmaxCollapseMonitor, StepGuard
@@ -41,23 +40,6 @@ def settings_of(row):
     # Lightning asks for a GPU if only told "16-mixed"; a plugin of one's own may be for the CPU.
     scaler = torch.amp.GradScaler("cpu", init_scale=row.scale)
     return {**row.trainer, "plugins": [MixedPrecision("16-mixed", "cpu", scaler)]}
-
-
-class Beside(Callback):
-    """The r of every step that was made beside the reference of it, and how long the step was that was made."""
-
-    def __init__(self, guard):
-        self.guard, self.r, self.made, self.dtypes = guard, [], [], set()
-
-    def on_train_batch_start(self, trainer, module, batch, index):
-        self.old = parameters_of(module)
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, index):
-        new = parameters_of(module)
-        self.dtypes |= {p.dtype for p in new.values()}
-        if any(not torch.equal(new[n], self.old[n]) for n in new):
-            self.r.append(self.guard.last.r)
-            self.made.append(dense_r(Module(), self.old, new, batch[0]))
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
