@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from lightning.pytorch import Trainer
 
+from stepguard.callbacks.lightning.optimizers import Own
 from stepguard.records import Event
 
 
@@ -11,6 +12,17 @@ def log_every(trainer: Trainer) -> int:
     """Steps from one logging to the next, as the trainer was told."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by the logger connector
     return every
+
+
+def axis(trainer: Trainer) -> int:
+    """Where a batch that ends lies on the axis of ``self.log``, which begins at 0.
+
+    Optimizer steps; in manual optimization batches, for ``trainer.global_step`` counts the steps of all optimizers
+    together there.
+    """
+    return (
+        trainer.global_step - 1 if trainer.lightning_module.automatic_optimization else trainer.fit_loop.total_batch_idx
+    )
 
 
 class Thinning:
@@ -32,10 +44,11 @@ class Thinning:
         return True
 
 
-def log(trainer: Trainer, values: Callable[[str], dict[str, float]], step: int) -> None:
-    """Write values to every logger, under names made with its own separator."""
+def log(trainer: Trainer, own: Own, values: Callable[[str], dict[str, float]], step: int) -> None:
+    """Write values of an optimizer to every logger, under names made with its own separator."""
     for logger in trainer.loggers:
-        logger.log_metrics(values(logger.group_separator), step=step)
+        separator = logger.group_separator
+        logger.log_metrics(own.named(values(separator), separator), step=step)
 
 
 def tell(trainer: Trainer, event: Event, step: int) -> None:

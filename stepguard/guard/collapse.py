@@ -46,7 +46,9 @@ class CollapseMonitor:
         optimizer: Optimizer,
         settings: CollapseSettings,
         recorders: Sequence[Recorder] = (),
+        *,
         engine: nn.Module | None = None,
+        label: str = "",
     ):
         self.last: CollapseReading | None = None
         self.step = 0
@@ -54,7 +56,7 @@ class CollapseMonitor:
         self.stop_reason: str | None = None
         self._model, self._optimizer, self._settings = model, optimizer, settings
         self._engine = engine or model
-        self._reporter = Reporter(recorders, settings.strict)
+        self._reporter = Reporter(recorders, settings.strict, label)
         self._alarm = Alarm(settings.headroom, settings.horizon)
         self._trend = Trend()
         self._budget = Budget(_SHARE, _FIRST, None if settings.cadence == "auto" else settings.cadence)
@@ -82,6 +84,13 @@ class CollapseMonitor:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.detach()
+
+    def skipped(self) -> None:
+        """As :meth:`Guard.skipped`."""
+        self._watch.take()
+        self.step += 1
+        if self.step >= self._next:
+            self._watch.arm()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on as it would have."""
@@ -159,6 +168,8 @@ class CollapseMonitor:
             if seen.stablemax and not failure:
                 self._reporter.tell_once(self.step, "the loss takes a StableMax, which does not collapse")
                 return
+            if not failure and all(p.grad is None for p in self._parameters()):
+                return  # a step that no backward pass came before, as weight averaging makes one to end with
             raise failure or ValueError(NO_SAMPLE if seen.softmaxes else NO_LOSS)
         self.last = reading = self._reading(found)
         self._reporter.record(reading)

@@ -16,7 +16,7 @@ from stepguard.guard.cost import Cost
 from stepguard.guard.gradients import are_sound, gradients_of, return_gradients, withhold_gradients
 from stepguard.guard.hooks import hook_step, owners
 from stepguard.guard.interrupts import uninterrupted
-from stepguard.guard.movement import Movement
+from stepguard.guard.movement import Movement, moved_since
 from stepguard.guard.outlook import Outlook, Schedule
 from stepguard.guard.pacing import Pacing, Why, anywhere
 from stepguard.guard.policy import Settings, step_scale
@@ -48,9 +48,11 @@ class Guard:
         optimizer: Optimizer,
         settings: Settings,
         recorders: Sequence[Recorder] = (),
+        *,
         shield: Callable[[], AbstractContextManager[Any]] = nullcontext,
         schedule: Schedule | None = None,
         engine: nn.Module | None = None,
+        label: str = "",
     ):
         self._settings, self._optimizer = settings, optimizer
         self._refuse_a_second()
@@ -58,7 +60,7 @@ class Guard:
         self.step = 0
         self._sharded = check_ranks(model)
         self._engine = engine or model
-        self._reporter = StepReporter(recorders, settings)
+        self._reporter = StepReporter(recorders, settings, label)
         self._movement = Movement()
         self._pacing = Pacing(settings, optimizer)
         self._calm = Calm()
@@ -77,7 +79,7 @@ class Guard:
             settings.logits,
             settings.forward,
             before_first=keep,
-            how=Manner(shield, settings.batch_norm == "eval", set()),
+            how=Manner(shield, settings.batch_norm == "eval", set(), lambda moment: moved_since(moment, model)),
             worth=lambda: self._pacing.worth_watching(self.step),
         )
         self._probe.keeps_logits = settings.screens
@@ -100,6 +102,16 @@ class Guard:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.detach()
+
+    def skipped(self) -> None:
+        """A step that was asked for and never came to the optimizer, as a GradScaler does with most: it counts as one.
+
+        To be called by who knows of it; what was seen of it is forgotten.
+        """
+        self._probe.take()
+        self._reporter.skipped(self.step)
+        self.step += 1
+        self._probe.resume()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on exactly as it would have."""

@@ -3,12 +3,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from weakref import WeakSet
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stepguard.probe import part_here
+from stepguard.probe import is_sharded, now, part_here
 
 
 class Movement:
@@ -21,6 +22,7 @@ class Movement:
         groups: How many are in each of its parameter groups.
         old: Their values before the step; of those that are sharded, this rank's part of them.
         update: What the optimizer added.
+        moment: When it was made.
     """
 
     def __init__(self) -> None:
@@ -29,6 +31,8 @@ class Movement:
         self.groups: list[int] = []
         self.old: list[Tensor] = []
         self.update: list[Tensor] = []
+        self.moment = -1
+        _all.add(self)
 
     @torch.no_grad()
     def begin(self, optimizer: Optimizer) -> None:
@@ -46,6 +50,7 @@ class Movement:
     @torch.no_grad()
     def end(self) -> list[float]:
         """Find the update; return the norm of each parameter's part that is here, with one device sync."""
+        self.moment = now()
         if self._here[0].is_cpu:  # one pass over memory less
             for p, old, update in zip(self._here, self.old, self.update, strict=True):
                 torch.sub(p, old, out=update)
@@ -65,6 +70,22 @@ class Movement:
         torch._foreach_copy_(self._here, self.old)
         if scale != 0:  # 0 * inf and 0 * nan would not be 0
             torch._foreach_add_(self._here, self.update, alpha=scale)
+
+
+_all: WeakSet[Movement] = WeakSet()
+
+
+def moved_since(moment: int, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """What guarded optimizers have moved in a model after a moment, and where it was before they last did.
+
+    Where several share a backward pass, the first to make its step moves the model under the others, whose updates are
+    still to be seen from where their gradients were taken.
+    """
+    late = [movement for movement in list(_all) if movement.moment > moment]
+    if not late:
+        return []
+    own = set(model.parameters())
+    return [(p, old) for m in late for p, old in zip(m.params, m.old, strict=True) if p in own and not is_sharded(p)]
 
 
 def as_floats(numbers: Sequence[Tensor]) -> list[float]:

@@ -1,6 +1,7 @@
 """Look at a live model without touching it: how its loss comes to its logits, the batch again, the slopes."""
 
 from stepguard.probe.mode_stack import no_modes
+from stepguard.probe.outline import now
 from stepguard.probe.probe import NoSoftmaxError, Probe, Screen
 from stepguard.probe.rerun import Manner
 from stepguard.probe.sharding import check_sharding, copies, is_sharded, part_here
@@ -19,5 +20,6 @@ __all__ = [
     "is_sharded",
     "logit_slopes",
     "no_modes",
+    "now",
     "part_here",
 ]

@@ -14,7 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from stepguard.probe.graph import in_backward, is_batched
 from stepguard.probe.mode_stack import take_off, take_up
 from stepguard.probe.module_hooks import ModuleHooks, compiles
-from stepguard.probe.passes import Passes
+from stepguard.probe.passes import ZEROING, Passes
 from stepguard.probe.random_state import device_of
 from stepguard.probe.seen_softmax import SeenSoftmax, look_at
 from stepguard.probe.softmax import ENTRIES, GATES, Entry, argument, entry
@@ -152,6 +152,8 @@ class LossWatch(TorchFunctionMode):
             with self._at_own_cost():
                 if not in_backward():
                     self._see(name, function, args, kwargs or {}, result)
+        elif name in ZEROING and self._passes:
+            self._passes.zeroed(args)
         return result
 
     def _see(

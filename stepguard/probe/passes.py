@@ -14,6 +14,8 @@ from stepguard.probe.graph import is_batched
 from stepguard.probe.sharding import is_sharded
 
 What = TypeVar("What")
+ZEROING = {"zero_", "_foreach_zero_"}
+"""Functions that set tensors to zero in place."""
 
 
 class Used(Protocol):
@@ -112,9 +114,9 @@ class Passes(Generic[What]):
         if self._sharded:  # whose gradients come in no way that could be watched
             self._witness.setdefault(self._current, None)
 
-    def zeroed(self, gradients: Iterable[Any]) -> None:
-        """Gradients were set to zero in place."""
-        places = {id(g) for g in gradients}
+    def zeroed(self, args: tuple[Any, ...]) -> None:
+        """One of :data:`ZEROING` was called with these arguments, which may be gradients."""
+        places = {id(g) for g in (args[0] if isinstance(args[0], (list, tuple)) else args)}
         for p in [p for p in self._passes_of if p.grad is not None and id(p.grad) in places]:
             self._forget(self._passes_of[p])
 

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stepguard.probe.batches import batches, starts_early
+from stepguard.probe.batches import batches, modules_called, starts_early
 from stepguard.probe.elsewhere import elsewhere
 from stepguard.probe.estimator import SlopeEstimator
-from stepguard.probe.reasons import NO_CALL, NO_SOFTMAX
+from stepguard.probe.reasons import MOVED_BY_ANOTHER, NO_CALL, NO_SOFTMAX
+from stepguard.probe.recognition import OtherLogitsError
 from stepguard.probe.rerun import Manner, Rerun, Target
 from stepguard.probe.values import Elsewhere, Move
 from stepguard.probe.watch import NOTHING_SEEN, SeenStep, Watch
@@ -127,8 +128,10 @@ class Probe:
                 if seen.error:
                     raise seen.error  # whatever else was seen may not be all of it
                 spreads = self._of(batches(seen.reached), place, screen)
-        except Exception:
+        except Exception as error:
             self._look_again(watch)
+            if isinstance(error, OtherLogitsError) and _others_moved(watch, seen):
+                raise ValueError(MOVED_BY_ANOTHER) from None
             raise
         if spreads is None:
             self._look_again(watch)
@@ -165,3 +168,9 @@ class Probe:
             return None
         self.found = ", ".join(sorted({rerun.describe() for rerun in reruns}))
         return torch.cat([s.flatten() for s in spreads])
+
+
+def _others_moved(watch: Watch, seen: SeenStep) -> bool:
+    """Whether parameters that are another optimizer's are others by now than when the forward was made."""
+    now = watch.changes_by_others()
+    return any(call.others != now for call in modules_called(seen.reached))

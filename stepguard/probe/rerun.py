@@ -47,6 +47,8 @@ class Manner(NamedTuple):
     """Whether normalisation layers use their running averages, as in evaluation, although they train."""
     dense: set[torch.Size] = set()
     """Shapes of wide layers whose slopes cannot be left for later; found out as it goes."""
+    since: Callable[[int], Sequence[tuple[Tensor, Tensor]]] = lambda order: ()
+    """Parameters that other optimizers have moved since a moment, and where they were then."""
 
 
 class Result(NamedTuple):
@@ -218,7 +220,7 @@ class Rerun:
                 stack.enter_context(lookout)
             for step in self._steps:
                 lookout.inside = step in self._inside
-                with self._as_it_was(step, as_trained):
+                with self._as_it_was(step, as_trained), self._others_as_they_were(step, values):
                     outputs[step] = _made(step, *resolved(step))
                 if lookout.inside:
                     inside[step], lookout.found, lookout.inside = lookout.found, [], False
@@ -243,6 +245,20 @@ class Rerun:
                         softmaxes.append(Softmax(target(self._model)))
             lookout.finish()
         return Result(softmaxes, samples)
+
+    @contextmanager
+    def _others_as_they_were(self, step: Step, values: Values) -> Iterator[None]:
+        """What another optimizer has moved since this call is where it was, itself or what stands for it."""
+        since = [(p, old) for p, old in self._how.since(step.order) if p not in self._elsewhere.moved]
+        others = [(values.by_parameter.get(p, p), old) for p, old in since]
+        kept = [(tensor, tensor.data) for tensor, _ in others]
+        try:
+            for tensor, old in others:
+                tensor.data = old.to(tensor.dtype)
+            yield
+        finally:
+            for tensor, data in kept:
+                tensor.data = data
 
     @contextmanager
     def in_full_precision(self) -> Iterator[None]:

@@ -34,7 +34,7 @@ from stepguard.probe.outline import (
     sample,
     version,
 )
-from stepguard.probe.passes import Passes
+from stepguard.probe.passes import ZEROING, Passes
 from stepguard.probe.random_state import device_of, random_state
 from stepguard.probe.reasons import FOREIGN, READ, UNSEEN, WRITES
 from stepguard.probe.softmax import ENTRIES
@@ -49,6 +49,8 @@ _DRAWS = {
 }  # fmt: skip
 _WRITES_UNSEEN = {"batch_norm", "instance_norm"}  # running averages, without a new version
 _MADE_OF_NUMBERS = {"tensor", "as_tensor", "scalar_tensor", "full", "full_like"}
+_anyone = threading.local()
+"""Whether this thread measures at present: what a guard runs again is nothing for another guard of the same model."""
 
 
 class SeenStep(NamedTuple):
@@ -136,7 +138,8 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self._model, self._parameters, self._pick, self._before_first = model, parameters, pick, before_first
         self._worth, self._watching = worth, True
-        self._device, self._own = device_of(model), set(model.parameters())
+        self._device = device_of(model)
+        self._look_at_parameters()
         self._tracker, self._memory = Tracker(), ForwardMemory()
         self._held: WeakValueDictionary[int, Held] = WeakValueDictionary()
         self._here = _Here()
@@ -183,14 +186,26 @@ class Watch(TorchFunctionMode):
         if self._early and self._watching and not self._removed:
             take_up(self)
 
+    def changes_by_others(self) -> int:
+        """How often parameters that the optimizer does not move have been changed."""
+        return sum(map(version, self._others))
+
+    def _look_at_parameters(self) -> None:
+        self._own, moved = set(self._model.parameters()), set(self._parameters())
+        self._others = [p for p in self._own if p not in moved]
+
+    @property
+    def _asleep(self) -> bool:
+        return self._paused or getattr(_anyone, "measures", False)
+
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Watch nothing of what is done inside."""
-        self._paused = True
+        """Watch nothing of what is done inside, by any watch."""
+        self._paused = _anyone.measures = True
         try:
             yield
         finally:
-            self._paused = self._removed
+            self._paused, _anyone.measures = self._removed, False
 
     def settle(self, early: bool) -> None:
         """What was seen was enough: let go of the inside of modules, and of what is before the first if not early."""
@@ -201,7 +216,7 @@ class Watch(TorchFunctionMode):
         """What was seen was not enough: watch everything."""
         self._hooks.unsettle()
         self._passes.look_at(self._parameters())
-        self._own = set(self._model.parameters())
+        self._look_at_parameters()
         self._memory = ForwardMemory()
         self._early = self._pick is None
 
@@ -217,7 +232,7 @@ class Watch(TorchFunctionMode):
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # Without gradients only what lies within a training step, such as a teacher's view of the batch.
-        if self._paused or in_backward() or not (torch.is_grad_enabled() or is_up(self)):
+        if self._asleep or in_backward() or not (torch.is_grad_enabled() or is_up(self)):
             return
         if not self._begun:
             with self._at_own_cost():
@@ -249,6 +264,7 @@ class Watch(TorchFunctionMode):
                     memory=self._memory.keep(module),
                     writes=module not in self._sparing,
                     under_grad=torch.is_grad_enabled(),
+                    others=self.changes_by_others(),
                 )
             except UntraceableError as error:
                 call = error.with_traceback(None)
@@ -304,7 +320,7 @@ class Watch(TorchFunctionMode):
         if torch.compiler.is_compiling():
             return function(*args, **(kwargs or {}))
         kwargs = kwargs or {}
-        if self._paused:
+        if self._asleep:
             return function(*args, **kwargs)
         begun: _Begun | None = None
         with self._at_own_cost():
@@ -320,8 +336,8 @@ class Watch(TorchFunctionMode):
         if name in ("backward", "grad"):
             self._passes.begin(by_hand=name == "grad" and self._are_own(kwargs.get("inputs", args[1:2])))
             return None
-        if name in ("zero_", "_foreach_zero_"):
-            self._passes.zeroed(args[0] if isinstance(args[0], (list, tuple)) else args)
+        if name in ZEROING:
+            self._passes.zeroed(args)
         in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
         if in_place and args:
             self._keep_from_change(args[0])
