@@ -72,7 +72,7 @@ class Guard:
             settings.logits,
             settings.forward,
             before_first=keep,
-            how=Manner(shield, settings.batch_norm == "eval", set()),
+            how=Manner(shield, settings.batch_norm == "eval", set(), set()),
             worth=lambda: self._pacing.worth_watching(self.step),
         )
         self._probe.keeps_logits = settings.screens

@@ -52,7 +52,7 @@ class Probe:
         how: Manner | None = None,
         worth: Callable[[], bool] = lambda: True,
     ):
-        self._model, self._forward, self._how = model, forward, how or Manner(dense=set())
+        self._model, self._forward, self._how = model, forward, how or Manner(dense=set(), autocast=set())
         self.estimator, self.found, self.method = SlopeEstimator(), "", "forward"
         self._failures = 0
         self._watch = None if forward else Watch(model, parameters, pick, before_first, worth)

@@ -48,6 +48,8 @@ class Manner(NamedTuple):
     """Whether normalisation layers use their running averages, as in evaluation, although they train."""
     dense: set[torch.Size] = set()
     """Shapes of wide layers whose slopes cannot be left for later; found out as it goes."""
+    autocast: set[str] = set()
+    """Kinds of devices for which the model switches autocast on by itself; found out as it goes."""
 
 
 class Result(NamedTuple):
@@ -102,10 +104,14 @@ class Rerun:
         """Whether a difference of its logits has digits to check with."""
         return not self._half
 
+    @property
+    def _autocast(self) -> bool:
+        return bool(self._how.autocast) or any(step.autocast for step in self._steps)
+
     def along(self) -> Result:
         """The logits as dual tensors with their slopes along the update; to be called at a dual level."""
         duals = {p: forward_ad.make_dual(old, u) for p, old, u in self._moves}
-        with differentiable(self._model), replaced(self._model, duals):
+        with differentiable(self._model, self._how.autocast), replaced(self._model, duals):
             while self.slices:
                 known = len(self._how.dense)
                 try:
@@ -128,9 +134,9 @@ class Rerun:
         if self._half:
             values: dict[Tensor, Tensor] = {p: _moved(old, u, scale) for p, old, u in self._moves}
             values |= {p: p.detach().float() for p in self._model.parameters() if p not in values}
-            with differentiable(self._model), replaced(self._model, values, upcast=True):
+            with differentiable(self._model, self._how.autocast), replaced(self._model, values, upcast=True):
                 return self._run(values, upcast=True)
-        with differentiable(self._model), self._moved_by(scale) as moved, data_replaced(self._model, moved):
+        with differentiable(self._model, self._how.autocast), self._moved_by(scale) as moved, data_replaced(self._model, moved):
             return _settled(self._run({}), moved)
 
     @contextmanager
@@ -153,7 +159,7 @@ class Rerun:
         None where training's were not kept or are not to be compared: behind autocast, inside a module, in halves.
         """
         kept = [t.logits.tensor if isinstance(t, SoftmaxCall) and t.logits else None for t in self._targets]
-        if self._half or any(z is None for z in kept) or any(step.autocast for step in self._steps):
+        if self._half or self._autocast or any(z is None for z in kept):
             return None
         with eager(), self._moved_by(scale) as values, data_replaced(self._model, values):
             moved = _settled(self._run({}), values).softmaxes
@@ -179,8 +185,7 @@ class Rerun:
         seen = self._seen()
         if not seen or same(seen, result.samples):
             return
-        autocast = any(step.autocast for step in self._steps)
-        if not (closely or autocast or self._half) and near(seen, result.samples):
+        if not (closely or self._autocast or self._half) and near(seen, result.samples):
             return
         with eager(), data_replaced(self._model, [(p, old) for p, old, _ in self._moves]):
             try:
@@ -188,7 +193,7 @@ class Rerun:
                     again = self._run({}, as_trained=True).samples
             except Exception:  # the forward goes back by itself, for gradients of its own
                 again = self._run({}, as_trained=True).samples
-        half = self._half or any(s.autocast for s in self._steps) or any(s.dtype in HALVES for s in seen)
+        half = self._half or self._autocast or any(s.dtype in HALVES for s in seen)
         exact = self._device.type == "cpu"
         compare(seen, again, None if self._how.running_averages else result.samples, exact, half)
 
