@@ -136,7 +136,11 @@ class Rerun:
             values |= {p: p.detach().float() for p in self._model.parameters() if p not in values}
             with differentiable(self._model, self._how.autocast), replaced(self._model, values, upcast=True):
                 return self._run(values, upcast=True)
-        with differentiable(self._model, self._how.autocast), self._moved_by(scale) as moved, data_replaced(self._model, moved):
+        with (
+            differentiable(self._model, self._how.autocast),
+            self._moved_by(scale) as moved,
+            data_replaced(self._model, moved),
+        ):
             return _settled(self._run({}), moved)
 
     @contextmanager
