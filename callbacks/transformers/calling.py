@@ -34,4 +34,4 @@ def after_training(trainer: Trainer, let_go: Callable[[], None]) -> None:
         finally:
             let_go()
 
-    trainer.train = train_then_let_go
+    vars(trainer)["train"] = train_then_let_go

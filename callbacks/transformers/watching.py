@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from torch.optim import Optimizer
@@ -59,7 +59,8 @@ class Watching(TrainerCallback, ExportableState):
                 "restore_callback_states_from_checkpoint at False: its state is restored all the same"
             )
         # A checkpoint from before it was there has none, and a trainer that saves needs one.
-        saved = state.stateful_callbacks.setdefault(name, self._entry({}))
+        entries = cast(dict[str, Any], state.stateful_callbacks)
+        saved = entries.setdefault(name, self._entry({}))
         if isinstance(saved, list):
             raise ValueError(f"the Trainer has {len(saved)} callbacks {name}; a model has one optimizer, so pass one")
         self._log.open(self, calling_trainer())

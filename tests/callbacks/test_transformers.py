@@ -146,7 +146,7 @@ def test_forecasts_know_the_trainers_schedule(tmp_path):
 
 def resumed(folder, build, given, checkpoint=None, **settings):
     run = trainer(
-        folder, build, *given, dropout=0.2, num_train_epochs=3, save_strategy="steps", save_steps=7, **settings
+        folder, build, *given, dropout=0.2, num_train_epochs=2, save_strategy="steps", save_steps=7, **settings
     )
     run.train(resume_from_checkpoint=checkpoint)
     return run
@@ -163,20 +163,20 @@ def test_resumed_equals_uninterrupted_without_anything_to_be_set(model, target, 
     ours, theirs = again.state()["attributes"]["saved"], whole.state()["attributes"]["saved"]
     for state in (ours, theirs):  # times differ
         del state["last"]["cost_share"], state["pacing"]["trigger"]["budget"]
-    assert json.loads(json.dumps(ours)) == json.loads(json.dumps(theirs)) and ours["step"] == 18
+    assert json.loads(json.dumps(ours)) == json.loads(json.dumps(theirs)) and ours["step"] == 12
 
 
 @pytest.mark.parametrize("first, second", [([StepGuard], []), ([], [StepGuard])], ids=["with, then without", "other"])
 def test_checkpoints_with_and_without_stepguard_are_exchangeable(first, second, tmp_path):
     resumed(tmp_path, causal_lm, [kind(strict=True) for kind in first])
     run = resumed(tmp_path, causal_lm, [kind(strict=True) for kind in second], str(tmp_path / "checkpoint-7"))
-    assert run.state.global_step == 18
+    assert run.state.global_step == 12
     assert (
-        "StepGuard" in json.loads((tmp_path / "checkpoint-14" / "trainer_state.json").read_text())["stateful_callbacks"]
+        "StepGuard" in json.loads((tmp_path / "checkpoint-12" / "trainer_state.json").read_text())["stateful_callbacks"]
     )
     if second:
         guard = next(c for c in run.callback_handler.callbacks if isinstance(c, StepGuard))
-        assert guard.state()["attributes"]["saved"]["step"] == 11
+        assert guard.state()["attributes"]["saved"]["step"] == 5
 
 
 def test_the_trainers_own_way_of_restoring_callbacks_works_too(tmp_path):
@@ -228,6 +228,22 @@ def test_a_run_that_ends_leaves_no_hook(tmp_path):
     run = trainer(tmp_path, causal_lm, guard, SoftmaxCollapseMonitor(), PerpGrad())
     run.train()
     assert not hooks_of(run) and guard.last.step == 5
+
+
+def test_a_training_that_begins_anew_with_a_smaller_batch(tmp_path):
+    guard = StepGuard(target=0.05, strict=True)
+    run = trainer(tmp_path, causal_lm, guard, auto_find_batch_size=True)
+    working, sizes = run.compute_loss, []
+
+    def short_of_memory(model, inputs, **kwargs):
+        sizes.append(len(inputs["input_ids"]))
+        if len(sizes) == 3:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 1 GiB")
+        return working(model, inputs, **kwargs)
+
+    run.compute_loss = short_of_memory
+    run.train()
+    assert set(sizes[:3]) == {4} and guard.last.step == len(sizes[3:]) - 1 and not hooks_of(run)
 
 
 def test_one_added_afterwards_lets_go_at_the_next_training_or_when_told(tmp_path):
