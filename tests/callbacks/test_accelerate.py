@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 
 import pytest
 import torch
@@ -19,8 +20,10 @@ PRECISIONS = {"float32": "no", "bf16": "bf16"}
 
 
 @pytest.fixture(autouse=True)
-def one_after_another():
-    """Accelerate's settings belong to the process, and cannot be changed while they are there."""
+def one_after_another(monkeypatch):
+    """Accelerate's settings belong to the process: a Trainer's are left behind, and one's own cannot be changed."""
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+        monkeypatch.delenv(name)
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)

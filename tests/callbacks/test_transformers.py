@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reference import parameters_of
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_transformers_steps import WAYS
 from torch import nn
 from toy_trainers import (
@@ -23,6 +22,7 @@ from toy_trainers import (
     everything,
     hooks_of,
     logged,
+    tensorboard,
     trainer,
 )
 from transformers import Trainer, TrainerCallback
@@ -59,10 +59,6 @@ def test_our_metrics_are_in_the_trainers_own_log_beside_the_loss(tmp_path):
     assert all(not any(k.startswith("stepguard") for k in e) for e in run.state.log_history if "train_loss" in e)
 
 
-def scalars(folder, tag):
-    return {e.step: e.value for e in EventAccumulator(str(folder)).Reload().Scalars(tag)}
-
-
 ADDED = {
     "given to the trainer": lambda run, guard: None,
     "added afterwards": lambda run, guard: run.add_callback(guard),
@@ -70,19 +66,17 @@ ADDED = {
 
 
 @pytest.mark.parametrize("added", ADDED)
-def test_tensorboard_gets_the_cadence_and_every_breach(added, tmp_path, monkeypatch):
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "tb"))
+def test_tensorboard_gets_the_cadence_and_every_breach(added, tmp_path):
     guard = StepGuard(target=0.05, strict=True)
     given = [guard] if added == "given to the trainer" else []
     run = trainer(tmp_path, causal_lm, *given, report_to="tensorboard", logging_steps=4, num_train_epochs=2)
     ADDED[added](run, guard)
     run.train()
+    events = tensorboard(tmp_path)
     for metric in ("loss", *(m.key() for m in METRICS)):
-        assert set(scalars(tmp_path / "tb", f"train/{metric}")) == {4, 8, 12}, metric
-    breaches = scalars(tmp_path / "tb", "train/stepguard/r_breach")
+        assert [e.step for e in events.Scalars(f"train/{metric}")] == [4, 8, 12], metric
+    breaches = {e.step: e.value for e in events.Scalars("train/stepguard/r_breach")}
     assert breaches == pytest.approx(logged(run, "stepguard/r_breach")) and len(breaches) > 3
-    every = {"tensors": 0}
-    events = EventAccumulator(str(tmp_path / "tb"), size_guidance=every).Reload()
     tags = [tag for tag in events.Tags()["tensors"] if tag.startswith("train/stepguard/events")]
     texts = [(e.step, e.tensor_proto.string_val[0].decode()) for tag in tags for e in events.Tensors(tag)]
     assert "r is that of the loss inside GPT2LMHeadModel" in texts[0][1]

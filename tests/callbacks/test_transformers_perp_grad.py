@@ -49,9 +49,9 @@ def test_as_in_a_plain_loop(tmp_path):
     settings = {"over": "all", "restore_norm": False, "matrices_only": True}
     steps = {"optim": "sgd", "max_grad_norm": 0, "lr_scheduler_type": "constant"}
     run = trainer(tmp_path, classifier, PerpGrad(**settings), **steps)
-    run.train()
-    torch.manual_seed(0)
     loop = classifier()
+    loop.load_state_dict(run.model.state_dict())
+    run.train()
     optimizer = torch.optim.SGD(loop.parameters(), lr=0.05)
     for batch in run.data_collator.batches:
         optimizer.zero_grad()

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -138,3 +139,9 @@ def hooks_of(run):
     for module in run.model.modules():
         left += [dict(module._forward_hooks), dict(module._forward_pre_hooks)]
     return [hook for hooks in left for hook in hooks.values()]
+
+
+def tensorboard(folder):
+    """All that was written to the one run below it; TensorBoard itself shows a sample of 10 texts."""
+    (written,) = folder.rglob("events.out.tfevents.*")
+    return EventAccumulator(str(written), size_guidance={"tensors": 0}).Reload()
