@@ -103,6 +103,7 @@ def attach(
         action, target, cadence, logits, forward, quantile, strict, batch_norm, budget, screen, clamp_to
     ).checked()
     check_owned(model, optimizer)
+    schedule = _taken_off(schedule, "scheduler")
     return Guard(model, optimizer, settings, _places(log_dir, recorders), schedule=schedule, engine=engine)
 
 
@@ -169,9 +170,8 @@ def unwrapped(model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimi
     """What trainers and strategies have wrapped."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    inner = getattr(optimizer, "optimizer", None)
-    if isinstance(inner, Optimizer) and type(optimizer).__module__.split(".")[0] in _TRAINERS:
-        optimizer = inner  # the hooks belong on what a trainer wraps; other wrappers make steps of their own
+    # The hooks belong on what a trainer wraps; other wrappers make steps of their own.
+    optimizer = _taken_off(optimizer, "optimizer")
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
     if isinstance(model, DistributedDataParallel):
@@ -179,6 +179,11 @@ def unwrapped(model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimi
     if any(is_lazy(p) for p in model.parameters()):
         raise ValueError("the model has parameters without a shape yet; run it once on a batch before attaching")
     return model, optimizer
+
+
+def _taken_off(wrapped: Any, inner: str) -> Any:
+    """What is under this name in a trainer's wrapper; anything else as it is."""
+    return getattr(wrapped, inner, wrapped) if type(wrapped).__module__.split(".")[0] in _TRAINERS else wrapped
 
 
 def _places(log_dir: str | PathLike[str] | None, recorders: Sequence[Recorder]) -> list[Recorder]:

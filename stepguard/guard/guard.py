@@ -79,7 +79,7 @@ class Guard:
             settings.logits,
             settings.forward,
             before_first=keep,
-            how=Manner(shield, settings.batch_norm == "eval", set(), lambda moment: moved_since(moment, model)),
+            how=Manner(shield, settings.batch_norm == "eval", since=lambda moment: moved_since(moment, model)),
             worth=lambda: self._pacing.worth_watching(self.step),
         )
         self._probe.keeps_logits = settings.screens

@@ -10,16 +10,23 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from stepguard.probe.attention import SlicedAttention
+from stepguard.probe.full_precision import FullPrecision
+from stepguard.probe.random_state import device_of
 
 # What is set here is set for the whole process: of two threads, each would put back what the other had set.
 _one_at_a_time = threading.RLock()
 
 
 @contextmanager
-def differentiable(model: nn.Module) -> Iterator[None]:
-    """Only kernels that forward mode can differentiate."""
-    with eager(), sdpa_kernel(SDPBackend.MATH), SlicedAttention(), ExitStack() as stack:
+def differentiable(model: nn.Module, autocast: set[str]) -> Iterator[None]:
+    """Only kernels that forward mode can differentiate, in full precision.
+
+    Args:
+        model: What is run.
+        autocast: Takes up the kind of its device, if the model switches autocast on by itself.
+    """
+    precision = FullPrecision(device_of(model).type, autocast)
+    with eager(), sdpa_kernel(SDPBackend.MATH), precision, ExitStack() as stack:
         if any(isinstance(m, nn.RNNBase) for m in model.modules()):  # it would only slow convolutions down
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")  # setting these flags warns of GPUs that are not there

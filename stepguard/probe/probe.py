@@ -12,7 +12,7 @@ from stepguard.probe.elsewhere import elsewhere
 from stepguard.probe.estimator import SlopeEstimator
 from stepguard.probe.reasons import MOVED_BY_ANOTHER, NO_CALL, NO_SOFTMAX
 from stepguard.probe.recognition import OtherLogitsError
-from stepguard.probe.rerun import Manner, Rerun, Target
+from stepguard.probe.rerun import Learned, Manner, Rerun, Target
 from stepguard.probe.values import Elsewhere, Move
 from stepguard.probe.watch import NOTHING_SEEN, SeenStep, Watch
 
@@ -58,7 +58,7 @@ class Probe:
         how: Manner | None = None,
         worth: Callable[[], bool] = lambda: True,
     ):
-        self._model, self._forward, self._how = model, forward, how or Manner(dense=set())
+        self._model, self._forward, self._how, self._learned = model, forward, how or Manner(), Learned()
         self.estimator, self.found, self.method = SlopeEstimator(), "", "forward"
         self._failures = 0
         self._looked_in: list[str] = []
@@ -153,7 +153,7 @@ class Probe:
 
     def _of(self, found: list[list[Target]], place: Elsewhere, screen: Screen | None) -> Tensor | None:
         """None where nothing has a softmax."""
-        reruns = [Rerun(self._model, targets, place, self._how) for targets in found]
+        reruns = [Rerun(self._model, targets, place, self._how, self._learned) for targets in found]
         self._looked_in = []
         if screen and reruns:
             quick = [self.estimator.quick_spreads(rerun, screen.expected) for rerun in reruns]

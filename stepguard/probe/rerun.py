@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -45,10 +46,18 @@ class Manner(NamedTuple):
     """A context for every run, in which what the model reports is not heard."""
     running_averages: bool = False
     """Whether normalisation layers use their running averages, as in evaluation, although they train."""
-    dense: set[torch.Size] = set()
-    """Shapes of wide layers whose slopes cannot be left for later; found out as it goes."""
     since: Callable[[int], Sequence[tuple[Tensor, Tensor]]] = lambda order: ()
     """Parameters that other optimizers have moved since a moment, and where they were then."""
+
+
+@dataclass
+class Learned:
+    """What has been found out about a model by running it again."""
+
+    dense: set[torch.Size] = field(default_factory=set)
+    """Shapes of wide layers whose slopes cannot be left for later."""
+    autocast: set[str] = field(default_factory=set)
+    """Kinds of devices for which the model switches autocast on by itself."""
 
 
 class Result(NamedTuple):
@@ -67,6 +76,7 @@ class Rerun:
         targets: What has logits, of one batch.
         elsewhere: How to put its parameters where they shall be.
         how: What the user chose about it.
+        learned: What is known of the model; more is added.
     """
 
     def __init__(
@@ -75,8 +85,10 @@ class Rerun:
         targets: Sequence[Target],
         elsewhere: Elsewhere,
         how: Manner,
+        learned: Learned,
     ):
-        self._model, self._targets, self._elsewhere, self._how = model, list(targets), elsewhere, how
+        self._model, self._targets, self._elsewhere = model, list(targets), elsewhere
+        self._how, self._learned = how, learned
         self._device = device_of(model)
         self._inside = {t for t in self._targets if isinstance(t, ModuleCall)}
         calls = [call for call in map(_call_of, self._targets) if call]
@@ -103,15 +115,19 @@ class Rerun:
         """Whether a difference of its logits has digits to check with."""
         return not self._half
 
+    @property
+    def _autocast(self) -> bool:
+        return bool(self._learned.autocast) or any(step.autocast for step in self._steps)
+
     def along(self) -> Result:
         """The logits as dual tensors with their slopes along the update; to be called at a dual level."""
-        with differentiable(self._model), self._elsewhere.along() as values:
+        with differentiable(self._model, self._learned.autocast), self._elsewhere.along() as values:
             while self.slices:
-                known = len(self._how.dense)
+                known = len(self._learned.dense)
                 try:
                     return self._run(values, slices=True)
                 except NotATailError:
-                    self.slices = len(self._how.dense) > known  # and others may still be worth it
+                    self.slices = len(self._learned.dense) > known  # and others may still be worth it
             return self._run(values)
 
     def at(self, scale: float) -> Result:
@@ -125,7 +141,7 @@ class Rerun:
             return self._at(scale)
 
     def _at(self, scale: float) -> Result:
-        with differentiable(self._model), self._elsewhere.at(scale) as values:
+        with differentiable(self._model, self._learned.autocast), self._elsewhere.at(scale) as values:
             return _settled(self._run(values), values)
 
     def beside(self, scale: float) -> list[tuple[Softmax, Softmax]] | None:
@@ -134,7 +150,7 @@ class Rerun:
         None where training's were not kept or are not to be compared: behind autocast, inside a module, in halves.
         """
         kept = [t.logits.tensor if isinstance(t, SoftmaxCall) and t.logits else None for t in self._targets]
-        if self._half or any(z is None for z in kept) or any(step.autocast for step in self._steps):
+        if self._half or self._autocast or any(z is None for z in kept):
             return None
         with eager(), self._elsewhere.beside(scale) as values:
             moved = _settled(self._run(values), values).softmaxes
@@ -160,8 +176,7 @@ class Rerun:
         seen = self._seen()
         if not seen or same(seen, result.samples):
             return
-        autocast = any(step.autocast for step in self._steps)
-        if not (closely or autocast or self._half) and near(seen, result.samples):
+        if not (closely or self._autocast or self._half) and near(seen, result.samples):
             return
         with eager(), self._elsewhere.before() as values:
             try:
@@ -169,7 +184,7 @@ class Rerun:
                     again = self._run(values, as_trained=True).samples
             except Exception:  # the forward goes back by itself, for gradients of its own
                 again = self._run(values, as_trained=True).samples
-        half = self._half or any(s.autocast for s in self._steps) or any(s.dtype in HALVES for s in seen)
+        half = self._half or self._autocast or any(s.dtype in HALVES for s in seen)
         exact = self._device.type == "cpu"
         compare(seen, again, None if self._how.running_averages else result.samples, exact, half)
 
@@ -190,7 +205,7 @@ class Rerun:
     # Running it
 
     def _run(self, values: Values, slices: bool = False, as_trained: bool = False) -> Result:
-        lookout = Lookout(slices, self._how.dense)
+        lookout = Lookout(slices, self._learned.dense)
         outputs: dict[Step, Any] = {}
         inside: dict[Step, list[Softmax]] = {}
 
