@@ -9,7 +9,6 @@ from matrix.steps import STEPS
 from matrix.steps_refused import REFUSED
 from matrix.task import Case, run, same, trail
 
-
 CASES: list[Case] = [*MODELS, *HUGGING_FACE, *STEPS, *REFUSED]
 
 
