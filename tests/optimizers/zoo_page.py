@@ -1,6 +1,6 @@
 """Writes docs/optimizers.md from the cases and what they measure.
 
-PYTHONPATH=tests python -m optimizers.page
+PYTHONPATH=tests python -m optimizers.zoo_page
 """
 
 import math
@@ -68,7 +68,7 @@ guard.detach()
 
 **Left out**: {left_out}.
 
-This page is written by `PYTHONPATH=tests python -m optimizers.page`, here with torch {torch} and pytorch_optimizer
+This page is written by `PYTHONPATH=tests python -m optimizers.zoo_page`, here with torch {torch} and pytorch_optimizer
 {po}; a test holds that no row is missing.
 """
 
