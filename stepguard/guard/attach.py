@@ -174,6 +174,11 @@ def unwrapped(model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimi
     optimizer = _taken_off(optimizer, "optimizer")
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    if not hasattr(optimizer, "param_groups"):
+        name = type(optimizer).__name__
+        raise TypeError(
+            f"{name} has no param_groups, so what it moves is unknown; attach to the optimizer that it wraps"
+        )
     if isinstance(model, DistributedDataParallel):
         model = model.module
     if any(is_lazy(p) for p in model.parameters()):

@@ -16,6 +16,8 @@ from stepguard.guard.cost import Cost
 from stepguard.guard.gradients import are_sound, gradients_of, return_gradients, withhold_gradients
 from stepguard.guard.hooks import hook_step, owners
 from stepguard.guard.interrupts import uninterrupted
+from stepguard.guard.kept_points import KeptPoints
+from stepguard.guard.known_optimizers import cautions
 from stepguard.guard.movement import Movement, moved_since
 from stepguard.guard.outlook import Outlook, Schedule
 from stepguard.guard.pacing import Pacing, Why, anywhere
@@ -62,6 +64,8 @@ class Guard:
         self._engine = engine or model
         self._reporter = StepReporter(recorders, settings, label)
         self._movement = Movement()
+        changes = settings.action != "observe"
+        self._kept = KeptPoints(optimizer) if changes else None
         self._pacing = Pacing(settings, optimizer)
         self._calm = Calm()
         self._outlook = Outlook(settings.target, optimizer, schedule)
@@ -71,7 +75,7 @@ class Guard:
         self._held: list[tuple[Tensor, Tensor]] = []
         self._cost = Cost()
         self._previous_end: float | None = None
-        self._statistics = RunningStatistics(model) if settings.action != "observe" else None
+        self._statistics = RunningStatistics(model) if changes else None
         keep = self._statistics.keep if self._statistics else None
         self._probe = Probe(
             model,
@@ -84,6 +88,7 @@ class Guard:
         )
         self._probe.keeps_logits = settings.screens
         self._hooks = hook_step(optimizer, self._begin, self._end)
+        self._reporter.attached(cautions(optimizer, changes))
 
     def detach(self) -> None:
         """Remove every hook and close the log; model and optimizer are as if never guarded."""
@@ -92,7 +97,7 @@ class Guard:
         self._return_gradients()
         self._probe.remove()
         self._reporter.close()
-        self._hooks, self._movement, self._due = (), Movement(), False
+        self._hooks, self._movement, self._kept, self._due = (), Movement(), None, False
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()  # copies and pickles of what holds a guard are unguarded, and have None in its place
@@ -167,6 +172,8 @@ class Guard:
                     self._held = gradients_of(self._optimizer)
                     withhold_gradients(self._held)
                 self._movement.begin(self._optimizer)
+                if self._kept:
+                    self._kept.begin()
             except Exception as error:
                 self._failure = error
         self._cost.stop(started, self._seen.seconds)
@@ -324,6 +331,8 @@ class Guard:
     def _rescale(self, scale: float) -> None:
         if scale != 1:
             self._movement.rescale(scale)
+            if self._kept:
+                self._kept.rescale(scale, self._movement)
         if scale == 0 and self._statistics:
             self._statistics.put_back()
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
+
+_WRAPPER = Optimizer.profile_hook_step(lambda: None).__code__
 
 
 def hook_step(
@@ -14,10 +17,17 @@ def hook_step(
 
     With a closure (Lightning, LBFGS) the forward and backward passes run inside ``step``, so the
     closure is wrapped and ``begin`` fires after its first run; without one it fires at once. It is told
-    whether the optimizer has moved parameters before it ran the closure, as SAM does.
+    whether the optimizer has moved parameters before it ran the closure, as SAM does. A ``step`` that calls that of
+    its base class fires torch's hooks twice, and is one step.
     """
+    depth = 0
 
     def before(_: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        nonlocal depth
+        # After a step that raised there was no end, so the count alone does not tell.
+        depth = depth + 1 if depth and _running(optimizer) > 1 else 1
+        if depth > 1:
+            return None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if not callable(closure):
             begin(False)
@@ -38,6 +48,11 @@ def hook_step(
         return args, {**kwargs, "closure": closure_then_begin}
 
     def after(_: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        nonlocal depth
+        if depth > 1 and _running(optimizer) > 1:
+            depth -= 1
+            return
+        depth = 0
         end()
 
     before.owner = getattr(begin, "__self__", None)  # type: ignore[attr-defined]
@@ -52,3 +67,12 @@ def owners(optimizer: Optimizer) -> list[object]:
 
 def _versions(optimizer: Optimizer) -> list[int]:
     return [p._version for group in optimizer.param_groups for p in group["params"]]
+
+
+def _running(optimizer: Optimizer) -> int:
+    """How many calls of its ``step`` are on this thread's stack."""
+    count, frame = 0, sys._getframe(1)
+    while frame is not None:
+        count += frame.f_code is _WRAPPER and frame.f_locals.get("self") is optimizer
+        frame = frame.f_back  # type: ignore[assignment]
+    return count

@@ -32,6 +32,16 @@ class StepReporter(Reporter):
         self._settings = settings
         self._before: Reading | None = None
 
+    def attached(self, cautions: Iterable[tuple[str, bool]]) -> None:
+        """A guard was attached to an optimizer that is not like others.
+
+        Args:
+            cautions: What to say of it, and whether it will not be measured.
+        """
+        for said, unmeasured in cautions:
+            self.record(Event(0, "unmeasured" if unmeasured else "caution", said))
+            self.warn_once(said, said)
+
     def reading(self, reading: Reading, held: int, crossing: int | None) -> None:
         """A step was measured.
 

@@ -69,7 +69,7 @@ class Event(NamedTuple):
     ``forecast`` (r will come to its target), ``withheld`` (not finite, not made),
     ``skipped`` (the optimizer moved nothing), ``found`` (what r is taken of, and how, when that is new),
     ``fallback`` (slopes are taken by another estimator from here on, and why) and ``unmeasured`` (training went on
-    without a reading; the message says why).
+    without a reading; the message says why), ``caution`` (the optimizer is one whose clamped steps have a sequel).
     From a collapse monitor also ``warning`` (softmax collapse is near), ``onset`` (it is there), ``recovery`` (it is
     far again), ``cure_on`` and ``cure_off`` (perpGrad was switched) and ``stop`` (training was asked to end).
     """
