@@ -2,6 +2,7 @@
 
 import copy
 import random
+import threading
 
 import numpy as np
 import torch
@@ -173,3 +174,23 @@ def place(old, new, now):
     u, d = (torch.cat([(a - b).flatten().double() for a, b in zip(to, old, strict=True)]) for to in (new, now))
     s = float(u @ d / (u @ u))
     return "clamped" if 0 < s < 1 and (d - s * u).abs().max() < 1e-7 else "in between"
+
+
+def within(seconds, work):
+    """What ``work()`` returns; fails if it does not come to an end."""
+    outcome = []
+
+    def run():
+        try:
+            outcome.append((work(), None))
+        except BaseException as error:
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert outcome, f"it hangs for {seconds} seconds"
+    result, error = outcome[0]
+    if error:
+        raise error
+    return result
