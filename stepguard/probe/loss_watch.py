@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -90,17 +91,18 @@ class LossWatch(TorchFunctionMode):
         self._hooks: ModuleHooks | None = None
         self._inside: nn.Module | None = None
         self._stablemax = False
+        self._thread = 0
         self._seconds = 0.0
         self._error: Exception | None = None
 
     @property
     def armed(self) -> bool:
-        """Whether it looks."""
-        return self._passes is not None
+        """Whether it looks, in this thread; what another one does is not seen."""
+        return self._passes is not None and self._thread == threading.get_ident()
 
     def arm(self) -> None:
         """Look at the step that begins."""
-        started = time.perf_counter()
+        started, self._thread = time.perf_counter(), threading.get_ident()
         if self._passes:
             self._passes.remove()
         self._made, self._stablemax, self._error, self._inside = WeakTensorKeyDictionary(), False, None, None
