@@ -12,6 +12,8 @@ from torch.autograd import forward_ad
 from torch.overrides import _get_current_function_mode_stack
 
 import stepguard
+from stepguard.probe.loss_watch import LossWatch
+from stepguard.probe.watch import Watch
 from stepguard.records import Memory
 
 X = torch.randn(6, 12, generator=torch.Generator().manual_seed(7))
@@ -110,7 +112,7 @@ def around(run):
 
 def of_torch():
     """The modes and flags of PyTorch on this thread."""
-    stack = [m for m in _get_current_function_mode_stack() if not type(m).__module__.startswith("stepguard.probe")]
+    stack = [m for m in _get_current_function_mode_stack() if not isinstance(m, (Watch, LossWatch))]
     return {
         "function modes": stack,
         "dispatch modes": torch._C._len_torch_dispatch_stack(),
@@ -144,14 +146,15 @@ def changed(before, after):
 
 
 def hooks_of(run):
-    """Hooks and modes that are somewhere on the model, on its parameters or on the optimizer."""
+    """Hooks on the model, its parameters and its optimizer, and modes that look at them on this thread's stack."""
     modules = list(run.model.modules())
+    modes = [m for m in _get_current_function_mode_stack() if getattr(m, "_model", None) is run.model]
     return [
         *(h for m in modules for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())),
         *(h for p in run.model.parameters() for h in (p._backward_hooks or {}).values()),
         *run.optimizer._optimizer_step_pre_hooks.values(),
         *run.optimizer._optimizer_step_post_hooks.values(),
-        *_get_current_function_mode_stack(),
+        *modes,
     ]
 
 

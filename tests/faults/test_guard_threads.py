@@ -127,17 +127,15 @@ def test_another_thread_is_not_noticed(other):
 
 @pytest.mark.parametrize("grad", [False, True])
 def test_an_evaluation_by_another_thread_between_steps(grad):
-    plain, run = Run(), Run({"action": "observe", "strict": True})
+    run = Run({"action": "observe", "strict": True})
 
     def evaluate():
         with torch.set_grad_enabled(grad):
             F.cross_entropy(run.model.head(torch.ones(6, 16)), Y)
 
     for _ in range(10):
-        plain.backward()
         run.backward()
         within(30, evaluate)
-        plain.optimizer.step()
         run.optimizer.step()
     run.detach()
     assert run.measured() == list(range(10)) and len(run.memory.collapses) == 10
