@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -40,7 +41,9 @@ def hook_step(
     def after(_: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         end()
 
-    before.owner = getattr(begin, "__self__", None)  # type: ignore[attr-defined]
+    # Where the step is compiled, what we do at its borders is not: it would be traced, and could not be measured.
+    before, after = torch.compiler.disable(before), torch.compiler.disable(after)
+    before.owner = getattr(begin, "__self__", None)
     return optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)
 
 
