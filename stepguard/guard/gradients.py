@@ -25,7 +25,7 @@ def poisoned_gradients(optimizer: Optimizer) -> list[tuple[Tensor, Tensor]]:
 
 
 def withhold_gradients(held: list[tuple[Tensor, Tensor]]) -> None:
-    """Keep these from the optimizer. It passes over parameters without one, moves nothing, and its state stays sound."""
+    """Keep these from the optimizer: it passes over parameters without one, and its state stays sound."""
     for p, _ in held:
         p.grad = None
 

@@ -43,7 +43,7 @@ def hook_step(
 
     # Where the step is compiled, what we do at its borders is not: it would be traced, and could not be measured.
     before, after = torch.compiler.disable(before), torch.compiler.disable(after)
-    before.owner = getattr(begin, "__self__", None)
+    before.owner = getattr(begin, "__self__", None)  # type: ignore[attr-defined]
     return optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)
 
 

@@ -13,6 +13,7 @@ from torch.utils.hooks import unserializable_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from stepguard.probe.graph import in_backward, is_batched
+from stepguard.probe.kernels import never_compiled
 from stepguard.probe.mode_stack import take_off, take_up
 from stepguard.probe.module_hooks import ModuleHooks, compiles
 from stepguard.probe.passes import Passes
@@ -216,6 +217,7 @@ class LossWatch(TorchFunctionMode):
             made.label(index.detach(), result.detach() == 0)
 
     def _hook(self, tensor: Tensor, take: Callable[[Tensor], None]) -> None:
+        @never_compiled
         def hook(gradient: Tensor) -> None:
             with self._at_own_cost():
                 if not is_batched(gradient):

@@ -52,7 +52,7 @@ class ModuleHooks:
             del self._handles[module]
 
     def settle(self) -> None:
-        """Keep only those that were of use; all of them where they may be part of what is compiled, and cost nothing."""
+        """Keep only those that were of use; all where they may be part of what is compiled, and cost nothing."""
         if not self._settled and not anything_compiled():
             self._settled = True
             self._register()

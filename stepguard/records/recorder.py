@@ -52,7 +52,7 @@ class TensorBoard:
         # Imported here: tensorboard takes a second that other users need not wait for.
         from torch.utils.tensorboard import FileWriter
 
-        # Where TensorFlow is installed its files are buffered: of a killed process, two minutes would be lost by default.
+        # Where TensorFlow is installed its files are buffered: of a killed process two minutes would be lost.
         self._writer = FileWriter(str(log_dir), flush_secs=10)
 
     def reading(self, reading: Reading | CollapseReading) -> None:

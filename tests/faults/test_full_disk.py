@@ -1,4 +1,4 @@
-"""Disks that are full, files that are broken, processes that are killed: training goes on, and what is written stays."""
+"""Full disks, broken files, killed processes: training goes on, and what is written stays."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from fault_run import X, Y, Run, hooks_of, within
+from fault_run import Run, X, Y, hooks_of, within
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -89,7 +89,7 @@ class Broken(Memory):
     def reading(self, reading):
         raise OSError(28, "No space left on device")
 
-    event = close = reading
+    event = reading
 
     def close(self):
         raise OSError(28, "No space left on device")

@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
-from fault_run import X, Y, Net, Run, changed, everything, hooks_of, of_torch, within
+from fault_run import Net, Run, X, Y, changed, everything, hooks_of, of_torch, within
 from torch.utils.data import DataLoader, Dataset
 
 

@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from fault_run import X, Y, Run, changed, everything, hooks_of, of_torch, place, unguarded_step
+from fault_run import Run, X, Y, changed, everything, hooks_of, of_torch, place, unguarded_step
 from lightning.pytorch import LightningModule, Trainer
 
 import stepguard

@@ -9,7 +9,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from fault_run import X, Y, Run, around, changed, hooks_of, of_torch, place, unguarded_step
+from fault_run import Run, X, Y, around, changed, hooks_of, of_torch, place, unguarded_step
 from injections import SignalAt
 from torch import nn
 

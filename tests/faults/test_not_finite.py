@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 import torch.nn.functional as F
-from fault_run import X, Y, Run, hooks_of
+from fault_run import Run, X, Y, hooks_of
 
 
 def step(run, loss_factor=1.0, x=X, between=lambda: None):
@@ -86,5 +86,7 @@ def test_a_parameter_that_is_none_stays_alone():
     after = run.parameters()
     assert all(torch.equal(a.nan_to_num(7.5), b.nan_to_num(7.5)) for a, b in zip(before, after, strict=True))
     assert sum(int(t.isnan().sum()) for t in after) == 1
-    assert [(e.step, e.kind) for e in run.memory.events if e.kind == "withheld"] == [(i, "withheld") for i in range(3, 7)]
+    assert [(e.step, e.kind) for e in run.memory.events if e.kind == "withheld"] == [
+        (i, "withheld") for i in range(3, 7)
+    ]
     run.detach()
