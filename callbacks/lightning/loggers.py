@@ -1,11 +1,17 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from weakref import WeakSet
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_warn
 
 from stepguard.callbacks.lightning.optimizers import Own
 from stepguard.records import Event
+
+_failed: WeakSet[Logger] = WeakSet()
 
 
 def log_every(trainer: Trainer) -> int:
@@ -48,7 +54,8 @@ def log(trainer: Trainer, own: Own, values: Callable[[str], dict[str, float]], s
     """Write values of an optimizer to every logger, under names made with its own separator."""
     for logger in trainer.loggers:
         separator = logger.group_separator
-        logger.log_metrics(own.named(values(separator), separator), step=step)
+        with _going_on(logger):
+            logger.log_metrics(own.named(values(separator), separator), step=step)
 
 
 def tell(trainer: Trainer, event: Event, step: int) -> None:
@@ -56,6 +63,18 @@ def tell(trainer: Trainer, event: Event, step: int) -> None:
     if not trainer.is_global_zero:
         return
     for logger in trainer.loggers:
-        add_text = getattr(getattr(logger, "experiment", None), "add_text", None)
-        if callable(add_text):
-            add_text(f"stepguard{logger.group_separator}events", event.message, step)
+        with _going_on(logger):
+            add_text = getattr(getattr(logger, "experiment", None), "add_text", None)
+            if callable(add_text):
+                add_text(f"stepguard{logger.group_separator}events", event.message, step)
+
+
+@contextmanager
+def _going_on(logger: Logger) -> Iterator[None]:
+    """Let no logger that cannot write, as on a full disk, end the training; said once of each."""
+    try:
+        yield
+    except Exception as error:
+        if logger not in _failed:
+            _failed.add(logger)
+            rank_zero_warn(f"stepguard: {type(logger).__name__} could not write ({error}); training goes on without it")

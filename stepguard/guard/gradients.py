@@ -26,7 +26,7 @@ def gradients_of(optimizer: Optimizer) -> list[tuple[Tensor, Tensor]]:
 
 
 def withhold_gradients(held: list[tuple[Tensor, Tensor]]) -> None:
-    """Keep these from the optimizer, which passes over parameters without one: its state stays sound."""
+    """Keep these from the optimizer: it passes over parameters without one, and its state stays sound."""
     for p, _ in held:
         p.grad = None
 

@@ -69,7 +69,7 @@ class Guard:
         self._pacing = Pacing(settings, optimizer)
         self._calm = Calm()
         self._outlook = Outlook(settings.target, optimizer, schedule)
-        self._due = False
+        self._due = self._ending = False
         self._failure: Exception | None = None
         self._seen = NOTHING_SEEN
         self._held: list[tuple[Tensor, Tensor]] = []
@@ -97,7 +97,9 @@ class Guard:
         self._return_gradients()
         self._probe.remove()
         self._reporter.close()
-        self._hooks, self._movement, self._kept, self._due = (), Movement(), None, False
+        self._hooks, self._due = (), False
+        if not self._ending:
+            self._movement, self._kept = Movement(), None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()  # copies and pickles of what holds a guard are unguarded, and have None in its place
@@ -181,6 +183,7 @@ class Guard:
     def _end(self) -> None:
         started = self._cost.start()
         try:
+            self._ending = True
             self._probe.take()
             seen, self._seen = self._seen, NOTHING_SEEN
             failure, self._failure = self._failure, None
@@ -196,7 +199,9 @@ class Guard:
         finally:
             if self._statistics and self._settings.forward:  # forwards are not seen, so the end of a step must do
                 self._statistics.keep()
-            self._due = False
+            self._due = self._ending = False
+            if not self._hooks:  # detached meanwhile, by a hook or another thread
+                self._movement, self._kept = Movement(), None
             self.step += 1
             self._probe.resume()
             self._previous_end = time.perf_counter()

@@ -5,6 +5,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -57,6 +58,18 @@ def nothing_saved() -> Iterator[None]:
 
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, wanted):
         yield
+
+
+def never_compiled(function: Any) -> Any:
+    """Of a function that training calls: not to be compiled by itself, nor what it calls.
+
+    Where it is traced as part of something larger, it still is: torch.compiler.disable would break that in two.
+    """
+    frames = torch._C._dynamo.eval_frame
+    if hasattr(frames, "set_code_exec_strategy"):  # from 2.7 on
+        skip = frames._FrameAction.SKIP
+        frames.set_code_exec_strategy(function.__code__, frames._FrameExecStrategy(skip, skip))
+    return function
 
 
 def anything_compiled() -> bool:

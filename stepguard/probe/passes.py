@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle, unserializable_hook
 
 from stepguard.probe.graph import is_batched
+from stepguard.probe.kernels import never_compiled
 from stepguard.probe.sharding import is_sharded
 
 What = TypeVar("What")
@@ -130,6 +131,7 @@ class Passes(Generic[What]):
         return found
 
     def _hook(self, tensors: Iterable[Tensor], call: Callable[[Tensor], None]) -> None:
+        @never_compiled
         def hook(gradient: Tensor) -> None:
             # Such a gradient cannot be looked at, and is none that an optimizer gets.
             if not is_batched(gradient):
@@ -144,6 +146,7 @@ class Passes(Generic[What]):
     def _current(self) -> int:
         return self._number if self._counted else torch._C._current_graph_task_id()
 
+    @never_compiled
     def _gradient_comes(self, p: Tensor, _: Tensor) -> None:
         if not self.awake:
             return

@@ -209,11 +209,15 @@ class Watch(TorchFunctionMode):
 
     def settle(self, early: bool) -> None:
         """What was seen was enough: let go of the inside of modules, and of what is before the first if not early."""
+        if self._removed:  # meanwhile, by a hook or another thread
+            return
         self._hooks.settle()
         self._early = early
 
     def look_again(self) -> None:
         """What was seen was not enough: watch everything."""
+        if self._removed:
+            return
         self._hooks.unsettle()
         self._passes.look_at(self._parameters())
         self._look_at_parameters()

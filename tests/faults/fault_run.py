@@ -2,6 +2,7 @@
 
 import copy
 import random
+import threading
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from torch.autograd import forward_ad
 from torch.overrides import _get_current_function_mode_stack
 
 import stepguard
+from stepguard.probe.loss_watch import LossWatch
+from stepguard.probe.watch import Watch
 from stepguard.records import Memory
 
 X = torch.randn(6, 12, generator=torch.Generator().manual_seed(7))
@@ -109,7 +112,7 @@ def around(run):
 
 def of_torch():
     """The modes and flags of PyTorch on this thread."""
-    stack = [m for m in _get_current_function_mode_stack() if not type(m).__module__.startswith("stepguard.probe")]
+    stack = [m for m in _get_current_function_mode_stack() if not isinstance(m, (Watch, LossWatch))]
     return {
         "function modes": stack,
         "dispatch modes": torch._C._len_torch_dispatch_stack(),
@@ -143,14 +146,15 @@ def changed(before, after):
 
 
 def hooks_of(run):
-    """Hooks and modes that are somewhere on the model, on its parameters or on the optimizer."""
+    """Hooks on the model, its parameters and its optimizer, and modes that look at them on this thread's stack."""
     modules = list(run.model.modules())
+    modes = [m for m in _get_current_function_mode_stack() if getattr(m, "_model", None) is run.model]
     return [
         *(h for m in modules for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())),
         *(h for p in run.model.parameters() for h in (p._backward_hooks or {}).values()),
         *run.optimizer._optimizer_step_pre_hooks.values(),
         *run.optimizer._optimizer_step_post_hooks.values(),
-        *_get_current_function_mode_stack(),
+        *modes,
     ]
 
 
@@ -173,3 +177,23 @@ def place(old, new, now):
     u, d = (torch.cat([(a - b).flatten().double() for a, b in zip(to, old, strict=True)]) for to in (new, now))
     s = float(u @ d / (u @ u))
     return "clamped" if 0 < s < 1 and (d - s * u).abs().max() < 1e-7 else "in between"
+
+
+def within(seconds, work):
+    """What ``work()`` returns; fails if it does not come to an end."""
+    outcome = []
+
+    def run():
+        try:
+            outcome.append((work(), None))
+        except BaseException as error:
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert outcome, f"it hangs for {seconds} seconds"
+    result, error = outcome[0]
+    if error:
+        raise error
+    return result
