@@ -27,7 +27,7 @@ from toy_trainers import (
 )
 from transformers import Trainer, TrainerCallback
 
-from stepguard.callbacks.transformers import PerpGrad, SoftmaxCollapseMonitor, StepGuard
+from stepguard.callbacks.transformers import PerpGrad, SoftmaxCollapseMonitor, StepGuard, watching
 from stepguard.records import METRICS
 
 UNSEEN = [(model, way) for model in MODELS for way in WAYS if model == "a causal LM" or way == "as it comes"]
@@ -117,6 +117,13 @@ def test_other_callbacks_hear_it_in_any_order(order, tmp_path):
     assert [step for step, names in ears.heard if "stepguard/r_breach" in names] == list(
         logged(run, "stepguard/r_breach")
     )
+
+
+def test_a_trainer_that_cannot_be_found_still_keeps_its_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(watching, "calling_trainer", lambda: None)
+    run = trainer(tmp_path, causal_lm, StepGuard(target=0.05, strict=True), logging_steps=3)
+    run.train()
+    assert list(logged(run, "stepguard/r")) == [3, 6] and len(logged(run, "stepguard/r_breach")) > 3
 
 
 def test_what_an_evaluation_returns_has_nothing_of_ours(tmp_path):
