@@ -32,13 +32,19 @@ WAYS = {
 BY_DIFFERENCE = {"reentrant gradient checkpointing": 0.05}
 """Where forward mode cannot run, and how near a finite difference comes."""
 TARGETS = {"reentrant gradient checkpointing": 0.005}
+OFTEN = {
+    "a causal LM": set(WAYS) - {"torch.compile"},
+    "a sequence classifier": {"as it comes", "gradient accumulation", "bf16 autocast", "label smoothing"},
+}
+CASES = [
+    pytest.param(model, way, marks=[] if way in OFTEN[model] else pytest.mark.slow) for model in MODELS for way in WAYS
+]
 
 
 @pytest.mark.filterwarnings("ignore:stepguard. r is measured by a finite difference")
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # torch's, of a checkpoint run without
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo's own, of logits
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model, way", CASES)
 def test_every_step_has_the_reference_r_and_keeps_to_the_target(model, way, tmp_path):
     build, settings = MODELS[model], WAYS[way]
     moves = Moves(build, settings.get("gradient_accumulation_steps", 1))

@@ -20,13 +20,13 @@ TOKENS = {"vocab_size": 24, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id"
 
 def causal_lm(dropout=0.0):
     dropouts = {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
-    config = GPT2Config(**TOKENS, n_positions=8, n_embd=16, n_layer=2, n_head=2, **dropouts, use_cache=False)
+    config = GPT2Config(**TOKENS, n_positions=8, n_embd=16, n_layer=1, n_head=2, **dropouts, use_cache=False)
     config.loss_type = "ForCausalLM"
     return GPT2LMHeadModel(config)
 
 
 def classifier(dropout=0.0):
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     dropouts = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     return BertForSequenceClassification(BertConfig(**TOKENS, **sizes, **dropouts, num_labels=3))
 
