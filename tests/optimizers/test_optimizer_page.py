@@ -1,7 +1,7 @@
 """docs/optimizers.md has a row for every optimizer and none besides."""
 
-from optimizers.zoo_page import PAGE
 from optimizers.zoo import CASES
+from optimizers.zoo_page import PAGE
 
 
 def test_the_page_has_every_optimizer():
