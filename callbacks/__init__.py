@@ -14,6 +14,8 @@ __all__ = ["PerpGrad", "SoftmaxCollapseMonitor", "StepGuard", "SuggestLR"]
 def __getattr__(name: str) -> Any:
     if name in __all__:
         from stepguard.callbacks import lightning
+        from stepguard.callbacks.lightning.names import join_all_names
 
+        join_all_names()
         return getattr(lightning, name)
     raise AttributeError(f"module 'stepguard.callbacks' has no attribute {name!r}")

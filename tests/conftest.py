@@ -14,6 +14,15 @@ def seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def nothing_compiled_before():
+    yield
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    if dynamo and dynamo.counters:
+        torch.compiler.reset()  # it counts how often one and the same function is compiled
+        dynamo.counters.clear()  # and these are how we know that something was
+
+
 @pytest.fixture
 def batch():
     generator = torch.Generator().manual_seed(7)

@@ -13,8 +13,9 @@ SHELLS = ["callbacks", "views", "cli"]  # over all layers; cli may also show vie
 MAY_SEE = {layer: set(LAYERS[:i]) for i, layer in enumerate(LAYERS)}
 MAY_SEE |= {shell: set(LAYERS) for shell in SHELLS}
 MAY_SEE["cli"] |= {"views"}
-HEAVY = {"lightning", "pytorch_lightning", "tensorboard", "rich", "matplotlib", "sklearn", "transformers"}
-HEAVY_IN = {"callbacks": {"lightning"}, "views": {"rich", "matplotlib"}, "cli": {"sklearn", "rich"}}
+HEAVY = {"lightning", "pytorch_lightning", "tensorboard", "rich", "matplotlib", "sklearn", "transformers", "accelerate"}
+HEAVY_IN = {"views": {"rich", "matplotlib"}, "cli": {"sklearn", "rich"}}
+HEAVY_IN |= {"callbacks/lightning": {"lightning"}, "callbacks/transformers": {"transformers"}}
 
 FILES = sorted(p for layer in LAYERS + ["views", "cli"] for p in (ROOT / "stepguard" / layer).rglob("*.py"))
 FILES += sorted((ROOT / "callbacks").rglob("*.py"))
@@ -44,15 +45,24 @@ def test_imports_look_one_way(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES.get)
+def test_callbacks_of_one_trainer_know_no_other(path):
+    for name in imports(ast.parse(path.read_text())):
+        if name.startswith("stepguard.callbacks.") and layer_of(path) == "callbacks":
+            assert NAMES[path] == "callbacks/__init__.py" or name.split(".")[2] == NAMES[path].split("/")[1]
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES.get)
 def test_heavy_packages_stay_in_their_rooms(path):
     tree = ast.parse(path.read_text())
     top = ast.Module([n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom))], [])
     found = {name.split(".")[0] for name in imports(top)} & HEAVY
-    assert found <= HEAVY_IN.get(layer_of(path), set()), f"{path} imports {found} at its top"
+    room = NAMES[path].rpartition("/")[0] if layer_of(path) == "callbacks" else layer_of(path)
+    assert found <= HEAVY_IN.get(room, set()), f"{path} imports {found} at its top"
 
 
-def test_import_loads_nothing_heavy():
-    code = f"import stepguard, sys; print(sorted({HEAVY | {'torch'}} & set(sys.modules)))"
+@pytest.mark.parametrize("package", ["stepguard", "stepguard.callbacks"])
+def test_import_loads_nothing_heavy(package):
+    code = f"import {package}, sys; print(sorted({HEAVY | {'torch'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

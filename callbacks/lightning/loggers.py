@@ -1,16 +1,34 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from weakref import WeakSet
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_warn
 
+from stepguard.callbacks.lightning.optimizers import Own
 from stepguard.records import Event
+
+_failed: WeakSet[Logger] = WeakSet()
 
 
 def log_every(trainer: Trainer) -> int:
     """Steps from one logging to the next, as the trainer was told."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by the logger connector
     return every
+
+
+def axis(trainer: Trainer) -> int:
+    """Where a batch that ends lies on the axis of ``self.log``, which begins at 0.
+
+    Optimizer steps; in manual optimization batches, for ``trainer.global_step`` counts the steps of all optimizers
+    together there.
+    """
+    return (
+        trainer.global_step - 1 if trainer.lightning_module.automatic_optimization else trainer.fit_loop.total_batch_idx
+    )
 
 
 class Thinning:
@@ -32,10 +50,12 @@ class Thinning:
         return True
 
 
-def log(trainer: Trainer, values: Callable[[str], dict[str, float]], step: int) -> None:
-    """Write values to every logger, under names made with its own separator."""
+def log(trainer: Trainer, own: Own, values: Callable[[str], dict[str, float]], step: int) -> None:
+    """Write values of an optimizer to every logger, under names made with its own separator."""
     for logger in trainer.loggers:
-        logger.log_metrics(values(logger.group_separator), step=step)
+        separator = logger.group_separator
+        with _going_on(logger):
+            logger.log_metrics(own.named(values(separator), separator), step=step)
 
 
 def tell(trainer: Trainer, event: Event, step: int) -> None:
@@ -43,6 +63,18 @@ def tell(trainer: Trainer, event: Event, step: int) -> None:
     if not trainer.is_global_zero:
         return
     for logger in trainer.loggers:
-        add_text = getattr(getattr(logger, "experiment", None), "add_text", None)
-        if callable(add_text):
-            add_text(f"stepguard{logger.group_separator}events", event.message, step)
+        with _going_on(logger):
+            add_text = getattr(getattr(logger, "experiment", None), "add_text", None)
+            if callable(add_text):
+                add_text(f"stepguard{logger.group_separator}events", event.message, step)
+
+
+@contextmanager
+def _going_on(logger: Logger) -> Iterator[None]:
+    """Let no logger that cannot write, as on a full disk, end the training; said once of each."""
+    try:
+        yield
+    except Exception as error:
+        if logger not in _failed:
+            _failed.add(logger)
+            rank_zero_warn(f"stepguard: {type(logger).__name__} could not write ({error}); training goes on without it")

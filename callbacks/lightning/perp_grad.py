@@ -3,12 +3,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import nn, strided
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from stepguard.callbacks.lightning.names import Callback, misconfiguration
 from stepguard.geometry.perp_grad import Over, check_over, perp_grad_
 
 
@@ -50,12 +50,12 @@ class PerpGrad(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._before_clipping:
-            hook = partial(self._before_step, pl_module)
+            hook = partial(self._before_step, trainer, pl_module)
             self._hooks = [optimizer.register_step_pre_hook(hook) for optimizer in trainer.optimizers]
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if self._before_clipping:
-            self._apply(pl_module, optimizer)
+            self._apply(trainer, pl_module, optimizer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._remove()
@@ -65,29 +65,31 @@ class PerpGrad(Callback):
 
     # Not by guard.hooks.hook_step, which tells of the first gradient of a step only: LBFGS would compare
     # that one with others as they are, and SAM would step along the second.
-    def _before_step(self, module: nn.Module, optimizer: Optimizer, args: Any, kwargs: dict[str, Any]) -> Any:
+    def _before_step(
+        self, trainer: Trainer, module: nn.Module, optimizer: Optimizer, args: Any, kwargs: dict[str, Any]
+    ) -> Any:
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if not callable(closure):
-            self._apply(module, optimizer)
+            self._apply(trainer, module, optimizer)
             return None
 
         def closure_then_apply() -> Any:
             loss = closure()
-            self._apply(module, optimizer)
+            self._apply(trainer, module, optimizer)
             return loss
 
         if len(args) > 1:
             return (args[0], closure_then_apply, *args[2:]), kwargs
         return args, {**kwargs, "closure": closure_then_apply}
 
-    def _apply(self, module: nn.Module, optimizer: Optimizer) -> None:
+    def _apply(self, trainer: Trainer, module: nn.Module, optimizer: Optimizer) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         try:
             self._perp_grad_(parameters)
         except ValueError as error:
             sparse = {p for p in parameters if p.grad is not None and p.grad.layout != strided}
             names = ", ".join(name for name, p in module.named_parameters() if p in sparse)
-            raise MisconfigurationException(f"PerpGrad cannot change {names}: {error}") from error
+            raise misconfiguration(trainer, f"PerpGrad cannot change {names}: {error}") from error
 
     def _remove(self) -> None:
         for hook in self._hooks:

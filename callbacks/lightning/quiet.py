@@ -6,11 +6,14 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 
+from stepguard.callbacks.lightning.names import classes
+
 
 @contextmanager
 def not_logging(pl_module: LightningModule) -> Iterator[None]:
     """What a forward logs is not logged: training did so, or will."""
-    modules = [m for m in pl_module.modules() if isinstance(m, LightningModule)]
+    kinds = classes("LightningModule")
+    modules = [m for m in pl_module.modules() if isinstance(m, kinds)]
     found = [(m, name, vars(m).get(name)) for m in modules for name in ("log", "log_dict")]
     for module, name, _ in found:
         vars(module)[name] = _say_nothing

@@ -9,8 +9,11 @@ from stepguard.guard import Schedule, SteppedEvery
 
 
 def schedule_of(trainer: Trainer) -> Schedule | None:
-    """What sets the learning rate of a trainer's one optimizer, optimizer step by optimizer step; None if unknown."""
-    if len(trainer.lr_scheduler_configs) != 1:
+    """What sets the learning rate of a trainer's one optimizer, optimizer step by optimizer step; None if unknown.
+
+    In manual optimization it is unknown: the module itself steps its schedulers, whenever it likes.
+    """
+    if len(trainer.lr_scheduler_configs) != 1 or not trainer.lightning_module.automatic_optimization:
         return None
     (config,) = trainer.lr_scheduler_configs
     if not isinstance(config.scheduler, LRScheduler):

@@ -5,24 +5,28 @@ from functools import partial
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from stepguard.callbacks.lightning.loggers import Thinning, log, tell
+from stepguard.callbacks.lightning.each_optimizer import EachOptimizer, Notes
+from stepguard.callbacks.lightning.loggers import log
+from stepguard.callbacks.lightning.names import misconfiguration
 from stepguard.callbacks.lightning.quiet import not_logging
 from stepguard.callbacks.lightning.schedule import schedule_of
-from stepguard.guard import Action, BatchNorm, Cadence, ClampTo, Guard, Settings, check_owned
-from stepguard.records import METRICS, Memory, Reading, breach_values, metric_values
+from stepguard.guard import Action, BatchNorm, Cadence, ClampTo, Guard, Settings
+from stepguard.records import METRICS, Event, Reading, breach_values, metric_values
 
 
-class StepGuard(Callback):
+class StepGuard(EachOptimizer[Guard]):
     """Looks at every optimizer step, measures r where it may matter, clamps what is unsafe, and logs all of it.
 
     Logged at most at the trainer's cadence, and always in ``trainer.callback_metrics``: ``stepguard/r``,
     ``stepguard/tau``, ``stepguard/rho``, ``stepguard/spread``, ``stepguard/scale``,
     ``stepguard/lr_applied``, ``stepguard/lr_safe``, ``stepguard/cost_share``. At every step beyond the
     target, whatever the cadence: ``stepguard/r_breach`` and, where the logger takes text, ``stepguard/events``.
+
+    Where the module has several optimizers (manual optimization) each has a guard, which takes the steps and the
+    losses of its own only, and the optimizer's index stands behind the names: ``stepguard/r/0``, ``stepguard/r/1``.
 
     Args:
         action: ``"observe"``, ``"clamp"`` or ``"drive"``; see :func:`stepguard.attach`.
@@ -39,10 +43,13 @@ class StepGuard(Callback):
             ``cadence="auto"`` alone.
         clamp_to: ``"calm"`` leaves a step beyond its target as long as if nothing had happened, ``"limit"`` as long
             as the target allows.
+        optimizer: Index of the only optimizer to guard, as ``configure_optimizers`` returns them, for settings of its
+            own: ``[StepGuard(optimizer=0), StepGuard(optimizer=1, target=0.3)]``. None is each.
 
     Raises:
         ValueError: For a setting that makes no sense.
-        MisconfigurationException: At set-up, if ``module`` is not there, or the optimizers cannot be guarded.
+        MisconfigurationException: At set-up, if ``module`` is not there; at the start, if ``optimizer`` is not, or
+            moves other parameters than the module's.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -62,91 +69,56 @@ class StepGuard(Callback):
         budget: float = 0.03,
         screen: bool | None = None,
         clamp_to: ClampTo = "calm",
+        optimizer: int | None = None,
     ):
+        super().__init__(optimizer)
         self._settings = Settings(
             action, target, cadence, logits, None, quantile, strict, batch_norm, budget, screen, clamp_to
         ).checked()
         self._module = module
-        self._memory = Memory()
-        self._thinning = Thinning()
-        self._guard: Guard | None = None
-        self._state: dict[str, Any] = {}
 
     @property
     def last(self) -> Reading | None:
-        """The latest reading, or None before the first."""
-        return self._guard.last if self._guard else None
+        """The latest reading of any guard, or None before the first."""
+        last: Reading | None = self._last
+        return last
+
+    @property
+    def guards(self) -> list[Guard]:
+        """The guard of each optimizer, from the start of training on."""
+        return self._watchers
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and self._module is not None:
-            self._find(pl_module)
+            self._find(trainer, pl_module)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if len(trainer.optimizers) != 1:
-            raise MisconfigurationException(
-                f"StepGuard guards one optimizer, this module configured {len(trainer.optimizers)}. In manual "
-                "optimization, call stepguard.attach(model, optimizer) for each instead"
-            )
-        (optimizer,) = trainer.optimizers
-        try:
-            check_owned(pl_module, optimizer)
-        except ValueError as error:
-            raise MisconfigurationException(str(error)) from error
-        self._guard = Guard(
-            self._find(pl_module),
-            optimizer,
+    def _watch(self, trainer: Trainer, pl_module: LightningModule, notes: Notes) -> Guard:
+        return Guard(
+            self._find(trainer, pl_module),
+            notes.own.optimizer,
             self._settings,
-            [self._memory],
-            lambda: not_logging(pl_module),
-            schedule_of(trainer),
+            [notes],
+            shield=lambda: not_logging(pl_module),
+            schedule=schedule_of(trainer),
+            label=notes.own.label,
         )
-        if self._state:
-            self._guard.load_state_dict(self._state)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        readings, _, events = self._memory.drain()
-        # The axis of self.log: optimizer steps before this one.
-        step = trainer.global_step - 1
+    def _log(self, trainer: Trainer, notes: Notes, readings: list[Reading], events: list[Event], step: int) -> None:
         for reading in readings:
-            self._log(trainer, reading, step)
-        for event in events:
-            tell(trainer, event, step)
+            values = metric_values(reading)
+            kept = {m.key(): values[m.key()] for m in METRICS if m.key() in values}
+            trainer.callback_metrics.update({k: torch.tensor(v) for k, v in notes.own.named(kept).items()})
+            if notes.thinning.takes(trainer, step):
+                log(trainer, notes.own, partial(metric_values, reading), step)
+            elif reading.breach:
+                log(trainer, notes.own, partial(breach_values, reading), step)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._detach()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._detach()
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._guard.state_dict() if self._guard else self._state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._state = state_dict
-
-    def _find(self, pl_module: LightningModule) -> nn.Module:
+    def _find(self, trainer: Trainer, pl_module: LightningModule) -> nn.Module:
         if self._module is None:
             return pl_module
         try:
             return pl_module.get_submodule(self._module)
         except AttributeError:
             names = ", ".join(name for name, _ in pl_module.named_children()) or "none"
-            raise MisconfigurationException(
-                f"StepGuard(module={self._module!r}): {type(pl_module).__name__} has no such submodule; "
-                f"its children are {names}"
-            ) from None
-
-    def _detach(self) -> None:
-        if self._guard:
-            self._state = self._guard.state_dict()
-            self._guard.detach()
-
-    def _log(self, trainer: Trainer, reading: Reading, step: int) -> None:
-        values = metric_values(reading)
-        trainer.callback_metrics.update({m.key(): torch.tensor(values[m.key()]) for m in METRICS if m.key() in values})
-        if self._thinning.takes(trainer, step):
-            log(trainer, partial(metric_values, reading), step)
-        elif reading.breach:
-            log(trainer, partial(breach_values, reading), step)
+            message = f"{type(pl_module).__name__} has no such submodule; its children are {names}"
+            raise misconfiguration(trainer, f"StepGuard(module={self._module!r}): {message}") from None

@@ -3,12 +3,12 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 
+from stepguard.callbacks.lightning.names import Callback, misconfiguration
 from stepguard.callbacks.lightning.quiet import not_logging
 from stepguard.guard import Suggestion, suggest_lr
 
@@ -45,9 +45,10 @@ class SuggestLR(Callback):
         if trainer.ckpt_path is not None:
             return
         if len(trainer.optimizers) != 1 or not pl_module.automatic_optimization:
-            raise MisconfigurationException(
+            raise misconfiguration(
+                trainer,
                 f"SuggestLR looks at one optimizer in automatic optimization, here are {len(trainer.optimizers)}. In "
-                "manual optimization, call stepguard.suggest_lr(model, optimizer, batches, loss) for each instead"
+                "manual optimization, call stepguard.suggest_lr(model, optimizer, batches, loss) for each instead",
             )
         trainer.fit_loop.setup_data()
         loader = trainer.train_dataloader
@@ -65,7 +66,7 @@ class SuggestLR(Callback):
                     most=self._batches,
                 )
         except ValueError as error:
-            raise MisconfigurationException(f"SuggestLR: {error}") from error
+            raise misconfiguration(trainer, f"SuggestLR: {error}") from error
         self.suggestion = found = Suggestion(*trainer.strategy.broadcast(tuple(found)))
         rank_zero_info(f"stepguard: {found.advice}")
         if self._update:

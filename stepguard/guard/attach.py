@@ -82,7 +82,8 @@ def attach(
         The guard; ``guard.detach()`` undoes it, and it is a context manager.
 
     Raises:
-        ValueError: For a setting that makes no sense, or an optimizer whose parameters are not the model's.
+        ValueError: For a setting that makes no sense, an optimizer whose parameters are not the model's, or one that
+            another guard changes the steps of.
         TypeError: If ``model`` is not a module or ``optimizer`` not a torch optimizer.
 
     Example:
@@ -96,12 +97,14 @@ def attach(
         >>> guard.last.r > 1, round(guard.last.r * guard.last.scale, 6)
         (True, 1.0)
     """
+    engine = model
     model, optimizer = unwrapped(model, optimizer)
     settings = Settings(
         action, target, cadence, logits, forward, quantile, strict, batch_norm, budget, screen, clamp_to
     ).checked()
     check_owned(model, optimizer)
-    return Guard(model, optimizer, settings, _places(log_dir, recorders), schedule=schedule)
+    schedule = _taken_off(schedule, "scheduler")
+    return Guard(model, optimizer, settings, _places(log_dir, recorders), schedule=schedule, engine=engine)
 
 
 def monitor_collapse(
@@ -156,19 +159,19 @@ def monitor_collapse(
         >>> monitor.last.collapse, monitor.last.headroom_nats > 10
         (0.0, True)
     """
+    engine = model
     model, optimizer = unwrapped(model, optimizer)
     settings = CollapseSettings(on_warning, cadence, horizon, headroom, per_layer, strict).checked()
     check_owned(model, optimizer)
-    return CollapseMonitor(model, optimizer, settings, _places(log_dir, recorders))
+    return CollapseMonitor(model, optimizer, settings, _places(log_dir, recorders), engine=engine)
 
 
 def unwrapped(model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
     """What trainers and strategies have wrapped."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    inner = getattr(optimizer, "optimizer", None)
-    if isinstance(inner, Optimizer) and type(optimizer).__module__.split(".")[0] in _TRAINERS:
-        optimizer = inner  # the hooks belong on what a trainer wraps; other wrappers make steps of their own
+    # The hooks belong on what a trainer wraps; other wrappers make steps of their own.
+    optimizer = _taken_off(optimizer, "optimizer")
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
     if not hasattr(optimizer, "param_groups"):
@@ -181,6 +184,11 @@ def unwrapped(model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimi
     if any(is_lazy(p) for p in model.parameters()):
         raise ValueError("the model has parameters without a shape yet; run it once on a batch before attaching")
     return model, optimizer
+
+
+def _taken_off(wrapped: Any, inner: str) -> Any:
+    """What is under this name in a trainer's wrapper; anything else as it is."""
+    return getattr(wrapped, inner, wrapped) if type(wrapped).__module__.split(".")[0] in _TRAINERS else wrapped
 
 
 def _places(log_dir: str | PathLike[str] | None, recorders: Sequence[Recorder]) -> list[Recorder]:

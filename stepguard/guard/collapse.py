@@ -14,7 +14,8 @@ from stepguard.guard.alarm import Alarm
 from stepguard.guard.budget import Budget
 from stepguard.guard.collapse_settings import CollapseSettings
 from stepguard.guard.hooks import hook_step
-from stepguard.guard.ranks import together
+from stepguard.guard.interrupts import uninterrupted
+from stepguard.guard.ranks import check_joined, together
 from stepguard.guard.reporter import Reporter
 from stepguard.guard.trend import Trend
 from stepguard.probe.loss_watch import LossWatch, SeenLosses
@@ -40,14 +41,22 @@ class CollapseMonitor:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, settings: CollapseSettings, recorders: Sequence[Recorder] = ()
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        settings: CollapseSettings,
+        recorders: Sequence[Recorder] = (),
+        *,
+        engine: nn.Module | None = None,
+        label: str = "",
     ):
         self.last: CollapseReading | None = None
         self.step = 0
         self.curing = False
         self.stop_reason: str | None = None
         self._model, self._optimizer, self._settings = model, optimizer, settings
-        self._reporter = Reporter(recorders, settings.strict)
+        self._engine = engine or model
+        self._reporter = Reporter(recorders, settings.strict, label)
         self._alarm = Alarm(settings.headroom, settings.horizon)
         self._trend = Trend()
         self._budget = Budget(_SHARE, _FIRST, None if settings.cadence == "auto" else settings.cadence)
@@ -67,11 +76,21 @@ class CollapseMonitor:
         self._watch.remove()
         self._reporter.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()  # as a guard's
+
     def __enter__(self) -> CollapseMonitor:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.detach()
+
+    def skipped(self) -> None:
+        """As :meth:`Guard.skipped`."""
+        self._watch.take()
+        self.step += 1
+        if self.step >= self._next:
+            self._watch.arm()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on as it would have."""
@@ -106,16 +125,19 @@ class CollapseMonitor:
     def _begin(self, moved: bool) -> None:
         started = time.perf_counter()
         self._due = self.step >= self._next
-        if self._due:
-            seen = self._watch.take()
-            self._spent = seen.seconds
-            try:
-                self._read(seen)
-            except Exception as error:
-                self._reporter.cannot(self.step, error, "was not looked at for softmax collapse")
-            self._spent += time.perf_counter() - started
-        if self.curing:
-            self._cure()
+        if not (self._due or self.curing):
+            return
+        with uninterrupted():
+            if self._due:
+                armed, seen = self._watch.armed, self._watch.take()
+                self._spent = seen.seconds
+                try:
+                    self._read(seen, armed)
+                except Exception as error:
+                    self._reporter.cannot(self.step, error, "was not looked at for softmax collapse")
+                self._spent += time.perf_counter() - started
+            if self.curing:
+                self._cure()
 
     def _end(self) -> None:
         now = time.perf_counter()
@@ -127,10 +149,12 @@ class CollapseMonitor:
         self._due, self._spent = False, 0.0
         self.step += 1
         if self.step >= self._next:
-            self._watch.arm()
+            with uninterrupted():
+                self._watch.arm()
         self._previous_end = now
 
-    def _read(self, seen: SeenLosses) -> None:
+    def _read(self, seen: SeenLosses, armed: bool) -> None:
+        check_joined(self._engine)
         mine, failure = None, seen.error
         try:
             mine = None if failure else summary(seen.softmaxes, _QUANTILE)
@@ -139,9 +163,13 @@ class CollapseMonitor:
         # Whatever happened here, the other ranks wait for this.
         found, self._budget.every = together(mine, self._budget.every)
         if found is None:
+            if not armed:
+                return  # the step before was interrupted; a later one will do as well
             if seen.stablemax and not failure:
                 self._reporter.tell_once(self.step, "the loss takes a StableMax, which does not collapse")
                 return
+            if not failure and all(p.grad is None for p in self._parameters()):
+                return  # a step that no backward pass came before, as weight averaging makes one to end with
             raise failure or ValueError(NO_SAMPLE if seen.softmaxes else NO_LOSS)
         self.last = reading = self._reading(found)
         self._reporter.record(reading)

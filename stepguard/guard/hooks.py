@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -55,7 +56,16 @@ def hook_step(
         depth = 0
         end()
 
+    # Where the step is compiled, what we do at its borders is not: it would be traced, and could not be measured.
+    before, after = torch.compiler.disable(before), torch.compiler.disable(after)
+    before.owner = getattr(begin, "__self__", None)  # type: ignore[attr-defined]
     return optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)
+
+
+def owners(optimizer: Optimizer) -> list[object]:
+    """Whose hooks are on an optimizer: its guards and monitors."""
+    found = [getattr(hook, "owner", None) for hook in optimizer._optimizer_step_pre_hooks.values()]
+    return [owner for owner in found if owner is not None]
 
 
 def _versions(optimizer: Optimizer) -> list[int]:

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from stepguard.guard.known_optimizers import Known, known_parts
 from stepguard.guard.movement import Movement
+from stepguard.probe import part_here
 
 _WEIGHTS = "lr_max", "weight_sum"
 
@@ -76,7 +77,7 @@ class KeptPoints:
                 for key in (*known.points, *known.sums):
                     value = state.get(key)
                     if isinstance(value, Tensor) and value.is_floating_point():
-                        yield p, key, value, key in known.points
+                        yield p, key, part_here(value), key in known.points
 
 
 def _rescale_number(group: dict[str, Any], key: str, old: Any, scale: float) -> int:

@@ -150,7 +150,8 @@ def rates_ahead(scheduler: LRScheduler, optimizer: Optimizer) -> Iterator[float]
     stand_in = torch.optim.SGD([{"params": group["params"]} for group in groups], lr=1.0)
     for own, group in zip(stand_in.param_groups, copy.deepcopy(groups), strict=True):
         own.update(group)
-    twin = copy.deepcopy(scheduler, {id(optimizer): stand_in})
+    # What the scheduler has may be a trainer's wrapper around it, which is not for copying.
+    twin = copy.deepcopy(scheduler, {id(optimizer): stand_in, id(scheduler.optimizer): stand_in})
     while True:
         yield max(float(group["lr"]) for group in stand_in.param_groups)
         try:

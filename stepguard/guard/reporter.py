@@ -16,14 +16,17 @@ class Reporter:
     Args:
         recorders: The places.
         strict: Raise what goes wrong, instead of warning once and going on.
+        label: What every message begins with, where several speak.
     """
 
-    def __init__(self, recorders: Iterable[Recorder], strict: bool):
-        self._recorders, self._strict = list(recorders), strict
+    def __init__(self, recorders: Iterable[Recorder], strict: bool, label: str = ""):
+        self._recorders, self._strict, self._label = list(recorders), strict, label
         self._said: set[object] = set()
 
     def record(self, what: Reading | CollapseReading | Event) -> None:
         """Write it down."""
+        if isinstance(what, Event):
+            what = what._replace(message=self._label + what.message)
         for recorder in self._recorders:
             try:
                 if isinstance(what, Event):
@@ -38,7 +41,7 @@ class Reporter:
 
     def tell(self, event: Event) -> None:
         """Write it down, and say it to who listens to our log."""
-        log.info(event.message)
+        log.info(self._label + event.message)
         self.record(event)
 
     def tell_once(self, step: int, message: str) -> None:
@@ -68,9 +71,9 @@ class Reporter:
         if key not in self._said:
             self._said.add(key)
             try:
-                warnings.warn(f"stepguard: {message}", stacklevel=2)
+                warnings.warn(f"stepguard: {self._label}{message}", stacklevel=2)
             except UserWarning:  # the user made warnings errors, which must not end the run in the middle of a step
-                log.warning("stepguard: %s", message)
+                log.warning("stepguard: %s%s", self._label, message)
 
     def close(self) -> None:
         """Close every place."""

@@ -24,10 +24,11 @@ class StepReporter(Reporter):
     Args:
         recorders: Where it is written.
         settings: The guard's.
+        label: What every message begins with.
     """
 
-    def __init__(self, recorders: Iterable[Recorder], settings: Settings):
-        super().__init__(recorders, settings.strict)
+    def __init__(self, recorders: Iterable[Recorder], settings: Settings, label: str = ""):
+        super().__init__(recorders, settings.strict, label)
         self._settings = settings
         self._before: Reading | None = None
 

@@ -31,9 +31,18 @@ def batches(reached: Iterable[Reached]) -> list[list[Target]]:
 
 def starts_early(reached: Iterable[Reached]) -> bool:
     """Whether a step does something with parameters that matters before it calls its first module under grad."""
-    nodes = {ref.node for r in reached for ref in upstream(_inputs(r))}
+    nodes = _made_for(reached)
     first = min((n.order for n in nodes if isinstance(n, ModuleCall) and n.under_grad), default=None)
     return first is None or any(n.order < first for n in nodes)
+
+
+def modules_called(reached: Iterable[Reached]) -> set[ModuleCall]:
+    """The calls of modules that led there."""
+    return {node for node in _made_for(reached) if isinstance(node, ModuleCall)}
+
+
+def _made_for(reached: Iterable[Reached]) -> set[Step]:
+    return {ref.node for r in reached for ref in upstream(_inputs(r))}
 
 
 def _is_loss(call: FunctionCall | Exception, logged: set[FunctionCall]) -> bool:

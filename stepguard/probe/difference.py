@@ -11,6 +11,8 @@ from stepguard.probe.softmax import Softmax
 # Perturbations are sized to move the logits of the most sensitive sample by this r, within a factor of four: below,
 # float32 rounding of the logits shows; above, the curvature of the network does.
 AIM = 4e-3
+_LONGEST_UNSEEN = 2.0**10
+"""Times an update that moves no logit and still may be too short to."""
 
 
 def spreads_by_difference(
@@ -37,7 +39,9 @@ def spreads_by_difference(
     size = 2.0**-10
     for _ in range(4):
         seen = largest_r(_spreads(at(size), logits))
-        if not math.isfinite(seen) or seen > 4 * aim or 0 < seen < aim / 4:
+        if seen == 0 and size < _LONGEST_UNSEEN:
+            size *= 2.0**10  # so short a part of it rounds to nothing in the parameters or in the logits
+        elif not math.isfinite(seen) or seen > 4 * aim or 0 < seen < aim / 4:
             # What is beyond is not linear there and its size says little: come closer step by step.
             factor = aim / seen if math.isfinite(seen) and seen > 0 else 2.0**-20
             wanted = size * 2.0 ** round(math.log2(min(max(factor, 2.0**-20), 2.0**20)))

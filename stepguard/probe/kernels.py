@@ -1,21 +1,33 @@
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from stepguard.probe.attention import SlicedAttention
+from stepguard.probe.full_precision import FullPrecision
+from stepguard.probe.random_state import device_of
+
+# What is set here is set for the whole process: of two threads, each would put back what the other had set.
+_one_at_a_time = threading.RLock()
 
 
 @contextmanager
-def differentiable(model: nn.Module) -> Iterator[None]:
-    """Only kernels that forward mode can differentiate."""
-    with eager(), sdpa_kernel(SDPBackend.MATH), SlicedAttention(), ExitStack() as stack:
+def differentiable(model: nn.Module, autocast: set[str]) -> Iterator[None]:
+    """Only kernels that forward mode can differentiate, in full precision.
+
+    Args:
+        model: What is run.
+        autocast: Takes up the kind of its device, if the model switches autocast on by itself.
+    """
+    precision = FullPrecision(device_of(model).type, autocast)
+    with eager(), sdpa_kernel(SDPBackend.MATH), precision, ExitStack() as stack:
         if any(isinstance(m, nn.RNNBase) for m in model.modules()):  # it would only slow convolutions down
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")  # setting these flags warns of GPUs that are not there
@@ -28,8 +40,8 @@ def differentiable(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def eager() -> Iterator[None]:
     """Nothing compiled, and no shortcut that there is only without gradients."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    with ExitStack() as stack:
+    with _one_at_a_time, ExitStack() as stack:
+        fast_path = torch.backends.mha.get_fastpath_enabled()
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
         torch.backends.mha.set_fastpath_enabled(False)
         if "torch._dynamo" in sys.modules:
@@ -46,6 +58,18 @@ def nothing_saved() -> Iterator[None]:
 
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, wanted):
         yield
+
+
+def never_compiled(function: Any) -> Any:
+    """Of a function that training calls: not to be compiled by itself, nor what it calls.
+
+    Where it is traced as part of something larger, it still is: torch.compiler.disable would break that in two.
+    """
+    frames = torch._C._dynamo.eval_frame
+    if hasattr(frames, "set_code_exec_strategy"):  # from 2.7 on
+        skip = frames._FrameAction.SKIP
+        frames.set_code_exec_strategy(function.__code__, frames._FrameExecStrategy(skip, skip))
+    return function
 
 
 def anything_compiled() -> bool:

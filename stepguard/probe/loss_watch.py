@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,10 +12,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import unserializable_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from stepguard.probe.graph import in_backward
+from stepguard.probe.graph import in_backward, is_batched
+from stepguard.probe.kernels import never_compiled
 from stepguard.probe.mode_stack import take_off, take_up
 from stepguard.probe.module_hooks import ModuleHooks, compiles
-from stepguard.probe.passes import Passes
+from stepguard.probe.passes import ZEROING, Passes
 from stepguard.probe.random_state import device_of
 from stepguard.probe.seen_softmax import SeenSoftmax, look_at
 from stepguard.probe.softmax import ENTRIES, GATES, Entry, argument, entry
@@ -90,12 +92,20 @@ class LossWatch(TorchFunctionMode):
         self._hooks: ModuleHooks | None = None
         self._inside: nn.Module | None = None
         self._stablemax = False
+        self._thread = 0
         self._seconds = 0.0
         self._error: Exception | None = None
 
+    @property
+    def armed(self) -> bool:
+        """Whether it looks, in this thread; what another one does is not seen."""
+        return self._passes is not None and self._thread == threading.get_ident()
+
     def arm(self) -> None:
         """Look at the step that begins."""
-        started = time.perf_counter()
+        started, self._thread = time.perf_counter(), threading.get_ident()
+        if self._passes:
+            self._passes.remove()
         self._made, self._stablemax, self._error, self._inside = WeakTensorKeyDictionary(), False, None, None
         self._passes = Passes(self._parameters(), counted=False, around=self._at_own_cost)
         if self._hooks is None and compiles(self._model):
@@ -145,6 +155,8 @@ class LossWatch(TorchFunctionMode):
             with self._at_own_cost():
                 if not in_backward():
                     self._see(name, function, args, kwargs or {}, result)
+        elif name in ZEROING and self._passes:
+            self._passes.zeroed(args)
         return result
 
     def _see(
@@ -207,9 +219,10 @@ class LossWatch(TorchFunctionMode):
             made.label(index.detach(), result.detach() == 0)
 
     def _hook(self, tensor: Tensor, take: Callable[[Tensor], None]) -> None:
+        @never_compiled
         def hook(gradient: Tensor) -> None:
             with self._at_own_cost():
-                if not torch._C._functorch.is_functorch_wrapped_tensor(gradient):
+                if not is_batched(gradient):
                     take(gradient.detach())
 
         if tensor.requires_grad:

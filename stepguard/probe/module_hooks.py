@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.loss import _Loss
 from torch.utils.hooks import RemovableHandle
 
-from stepguard.probe.kernels import anything_compiled
+from stepguard.probe.kernels import anything_compiled, never_compiled
 
 Enter = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 Leave = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
@@ -38,18 +38,22 @@ class ModuleHooks:
         self._enter, self._leave = enter, leave
         self.called: set[nn.Module] = set()
         self._settled = False
-        self._handles: list[RemovableHandle | _CompiledCall] = []
+        self._handles: dict[nn.Module, list[RemovableHandle | _CompiledCall]] = {}
         self._register()
 
     def remove(self) -> None:
         """Take all of them off."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._keep(set())
+
+    def _keep(self, modules: set[nn.Module]) -> None:
+        for module in [m for m in self._handles if m not in modules]:
+            for handle in self._handles[module]:
+                handle.remove()
+            del self._handles[module]
 
     def settle(self) -> None:
-        """Keep only those that were of use."""
-        if not self._settled:
+        """Keep only those that were of use; all where they may be part of what is compiled, and cost nothing."""
+        if not self._settled and not anything_compiled():
             self._settled = True
             self._register()
 
@@ -59,12 +63,14 @@ class ModuleHooks:
         self._register()
 
     def _register(self) -> None:
-        self.remove()
-        for module in {self._model} if self._only_root else set(self._worth_watching(self._model)):
+        wanted = {self._model} if self._only_root else set(self._worth_watching(self._model))
+        self._keep(wanted)
+        # What is there stays: for other hooks, all that is compiled around them would be compiled anew.
+        for module in wanted - self._handles.keys():
             if _is_compiled_in_place(module) or isinstance(module, torch.jit.ScriptModule):
-                self._handles.append(_CompiledCall(module, self._enter, self._leave))
+                self._handles[module] = [_CompiledCall(module, self._enter, self._leave)]
                 continue
-            self._handles += [
+            self._handles[module] = [
                 # First of the pre-hooks: a replay runs the others again and must feed them what they were fed.
                 module.register_forward_pre_hook(_Hook(module, self._enter), with_kwargs=True, prepend=True),
                 module.register_forward_hook(_Hook(module, self._leave), with_kwargs=True, always_call=True),
@@ -108,6 +114,7 @@ class _Hook:
     def __init__(self, module: nn.Module, call: Callable[..., None]):
         self._module, self._call = module, call
 
+    @never_compiled
     def __call__(self, module: nn.Module, *args: Any) -> None:
         if not torch.compiler.is_compiling() and module is self._module:
             self._call(module, *args)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ from stepguard.probe.traces import Attribute
 # kept as a Ref to it, so that an outline holds the batch but no activation.
 
 _order = itertools.count()
+now = partial(next, _order)
+"""A moment, to be compared with the ``order`` of steps."""
 _SAMPLE_SIZE = 256
 _MOST_KEPT = 2**25
 """Logits up to which a tensor of them may outlive the backward pass that it was made for."""
@@ -120,6 +122,8 @@ class ModuleCall(Step):
     writes: bool = False
     """Whether it changes what it is given."""
     under_grad: bool = True
+    others: int = 0
+    """How often parameters that the optimizer does not move had been changed."""
 
     @property
     def name(self) -> str:

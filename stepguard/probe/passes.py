@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle, unserializable_hook
 
+from stepguard.probe.graph import is_batched
+from stepguard.probe.kernels import never_compiled
+from stepguard.probe.sharding import is_sharded
+
 What = TypeVar("What")
+ZEROING = {"zero_", "_foreach_zero_"}
+"""Functions that set tensors to zero in place."""
 
 
 class Used(Protocol):
@@ -31,7 +37,7 @@ class Passes(Generic[What]):
 
     A pass counts if it left a gradient on a parameter of the optimizer and that has not been thrown away
     since: not the search for an adversarial example, not a batch whose step was skipped by a GradScaler
-    or given up by the user, not the loss of another optimizer.
+    or given up by the user, not the loss of another optimizer. Where parameters are sharded, each pass counts.
 
     Args:
         parameters: Those of the optimizer.
@@ -55,8 +61,11 @@ class Passes(Generic[What]):
     def look_at(self, parameters: Iterable[Tensor]) -> None:
         """Look at these parameters from now on."""
         self.remove()
+        self._sharded = False
         for p in dict.fromkeys(parameters):
-            if p.requires_grad:
+            if is_sharded(p):
+                self._sharded = True
+            elif p.requires_grad:
                 hook = partial(self._gradient_comes, p)
                 hook.__torch_unserializable__ = True  # type: ignore[attr-defined]
                 self._handles.append(p.register_hook(hook))
@@ -103,10 +112,12 @@ class Passes(Generic[What]):
     def reach(self, what: What) -> None:
         """The pass that runs has reached something."""
         self._reached.setdefault(self._current, []).append(what)
+        if self._sharded:  # whose gradients come in no way that could be watched
+            self._witness.setdefault(self._current, None)
 
-    def zeroed(self, gradients: Iterable[Any]) -> None:
-        """Gradients were set to zero in place."""
-        places = {id(g) for g in gradients}
+    def zeroed(self, args: tuple[Any, ...]) -> None:
+        """One of :data:`ZEROING` was called with these arguments, which may be gradients."""
+        places = {id(g) for g in (args[0] if isinstance(args[0], (list, tuple)) else args)}
         for p in [p for p in self._passes_of if p.grad is not None and id(p.grad) in places]:
             self._forget(self._passes_of[p])
 
@@ -120,9 +131,10 @@ class Passes(Generic[What]):
         return found
 
     def _hook(self, tensors: Iterable[Tensor], call: Callable[[Tensor], None]) -> None:
+        @never_compiled
         def hook(gradient: Tensor) -> None:
-            # Under vmap a gradient cannot be looked at, and is none that an optimizer gets.
-            if not torch._C._functorch.is_functorch_wrapped_tensor(gradient):
+            # Such a gradient cannot be looked at, and is none that an optimizer gets.
+            if not is_batched(gradient):
                 with self._around():
                     call(gradient)
 
@@ -134,6 +146,7 @@ class Passes(Generic[What]):
     def _current(self) -> int:
         return self._number if self._counted else torch._C._current_graph_task_id()
 
+    @never_compiled
     def _gradient_comes(self, p: Tensor, _: Tensor) -> None:
         if not self.awake:
             return

@@ -40,6 +40,10 @@ NO_CALL = (
     "The model was not called under grad since the last step. Attach to the module that the training step calls, or "
     "to one that holds it, or pass forward=, a function that runs the model on a batch and returns its logits"
 )
+MOVED_BY_ANOTHER = (
+    "Another optimizer moved the model between the forward and this step, and it is not known where it was before. "
+    "Where two optimizers share a backward pass, guard both, by the same cadence; or let this one make its step first"
+)
 HIDDEN = "it holds parameters in a way that does not let others be put there: scripted, or outside of modules"
 OTHER_LOGITS = (
     "Running the model again on the same batch gave other logits than training saw, so its forward depends on "

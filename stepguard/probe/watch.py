@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -31,7 +34,7 @@ from stepguard.probe.outline import (
     sample,
     version,
 )
-from stepguard.probe.passes import Passes
+from stepguard.probe.passes import ZEROING, Passes
 from stepguard.probe.random_state import device_of, random_state
 from stepguard.probe.reasons import FOREIGN, READ, UNSEEN, WRITES
 from stepguard.probe.softmax import ENTRIES
@@ -46,6 +49,8 @@ _DRAWS = {
 }  # fmt: skip
 _WRITES_UNSEEN = {"batch_norm", "instance_norm"}  # running averages, without a new version
 _MADE_OF_NUMBERS = {"tensor", "as_tensor", "scalar_tensor", "full", "full_like"}
+_anyone = threading.local()
+"""Whether this thread measures at present: what a guard runs again is nothing for another guard of the same model."""
 
 
 class SeenStep(NamedTuple):
@@ -68,6 +73,8 @@ NOTHING_SEEN = SeenStep([], 0, 0.0, None)
 class _Entered(NamedTuple):
     module: nn.Module
     forward: Any
+    caller: FrameType
+    """Who called it."""
     call: ModuleCall | UntraceableError
     live: list[Tensor]
     """What it was given that has a graph."""
@@ -75,6 +82,20 @@ class _Entered(NamedTuple):
     """What else it was given, and how often that had been changed in place."""
     start: int
     """Autograd's sequence number."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the call has ended without a word, as one does that Ctrl-C came into."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame is not self.caller:
+            frame = frame.f_back
+        return frame is None
+
+
+class _Here(threading.local):
+    """What each thread is in the middle of."""
+
+    entered: _Entered | None = None
 
 
 class _Begun(NamedTuple):
@@ -117,10 +138,11 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self._model, self._parameters, self._pick, self._before_first = model, parameters, pick, before_first
         self._worth, self._watching = worth, True
-        self._device, self._own = device_of(model), set(model.parameters())
+        self._device = device_of(model)
+        self._look_at_parameters()
         self._tracker, self._memory = Tracker(), ForwardMemory()
         self._held: WeakValueDictionary[int, Held] = WeakValueDictionary()
-        self._entered: _Entered | None = None
+        self._here = _Here()
         self._steps = self._forwards = 0
         self._seconds = 0.0
         self._error: Exception | None = None
@@ -150,7 +172,7 @@ class Watch(TorchFunctionMode):
         take_off(self)
         seen = SeenStep(self._passes.take(), self._forwards, self._seconds, self._error, self._watching)
         self._forwards, self._seconds, self._error = 0, 0.0, None
-        self._entered, self._begun = None, False
+        self._here.entered, self._begun = None, False
         self._tracker.clear()  # what this step made is just there for the next
         self._held.clear()
         return seen
@@ -164,25 +186,41 @@ class Watch(TorchFunctionMode):
         if self._early and self._watching and not self._removed:
             take_up(self)
 
+    def changes_by_others(self) -> int:
+        """How often parameters that the optimizer does not move have been changed."""
+        return sum(map(version, self._others))
+
+    def _look_at_parameters(self) -> None:
+        self._own, moved = set(self._model.parameters()), set(self._parameters())
+        self._others = [p for p in self._own if p not in moved]
+
+    @property
+    def _asleep(self) -> bool:
+        return self._paused or getattr(_anyone, "measures", False)
+
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Watch nothing of what is done inside."""
-        self._paused = True
+        """Watch nothing of what is done inside, by any watch."""
+        self._paused = _anyone.measures = True
         try:
             yield
         finally:
-            self._paused = self._removed
+            self._paused, _anyone.measures = self._removed, False
 
     def settle(self, early: bool) -> None:
         """What was seen was enough: let go of the inside of modules, and of what is before the first if not early."""
+        if self._removed:  # meanwhile, by a hook or another thread
+            return
         self._hooks.settle()
         self._early = early
 
     def look_again(self) -> None:
         """What was seen was not enough: watch everything."""
+        if self._removed:
+            return
         self._hooks.unsettle()
         self._passes.look_at(self._parameters())
-        self._own = set(self._model.parameters())
+        self._look_at_parameters()
         self._memory = ForwardMemory()
         self._early = self._pick is None
 
@@ -198,16 +236,21 @@ class Watch(TorchFunctionMode):
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # Without gradients only what lies within a training step, such as a teacher's view of the batch.
-        if self._paused or in_backward() or not (torch.is_grad_enabled() or is_up(self)):
+        if self._asleep or in_backward() or not (torch.is_grad_enabled() or is_up(self)):
             return
         if not self._begun:
             with self._at_own_cost():
                 self._begin()
         if not self._watching:
             return
-        outer = self._entered
+        outer = self._here.entered
         # A call by which a strategy only redirects to training_step is none: it puts another forward there meanwhile.
-        if outer and outer.module is not module and vars(outer.module).get("forward") is outer.forward:
+        if (
+            outer
+            and outer.module is not module
+            and vars(outer.module).get("forward") is outer.forward
+            and not outer.is_over
+        ):
             return
         take_off(self)
         with self._at_own_cost():
@@ -225,18 +268,21 @@ class Watch(TorchFunctionMode):
                     memory=self._memory.keep(module),
                     writes=module not in self._sparing,
                     under_grad=torch.is_grad_enabled(),
+                    others=self.changes_by_others(),
                 )
             except UntraceableError as error:
                 call = error.with_traceback(None)
             live = [t for t in given if t.grad_fn is not None]
             versions = [(t, version(t)) for t in given if t.grad_fn is None]
             start = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
-            self._entered = _Entered(module, vars(module).get("forward"), call, live, versions, start)
+            forward = vars(module).get("forward")
+            self._here.entered = _Entered(module, forward, sys._getframe(2), call, live, versions, start)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if not self._entered or self._entered.module is not module:
+        entered = self._here.entered
+        if not entered or entered.module is not module:
             return
-        entered, self._entered = self._entered, None
+        self._here.entered = None
         with self._at_own_cost():
             call, tensors = self._checked(entered, output), leaves(output, Tensor)
             if isinstance(call, ModuleCall):
@@ -278,7 +324,7 @@ class Watch(TorchFunctionMode):
         if torch.compiler.is_compiling():
             return function(*args, **(kwargs or {}))
         kwargs = kwargs or {}
-        if self._paused:
+        if self._asleep:
             return function(*args, **kwargs)
         begun: _Begun | None = None
         with self._at_own_cost():
@@ -294,8 +340,8 @@ class Watch(TorchFunctionMode):
         if name in ("backward", "grad"):
             self._passes.begin(by_hand=name == "grad" and self._are_own(kwargs.get("inputs", args[1:2])))
             return None
-        if name in ("zero_", "_foreach_zero_"):
-            self._passes.zeroed(args[0] if isinstance(args[0], (list, tuple)) else args)
+        if name in ZEROING:
+            self._passes.zeroed(args)
         in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
         if in_place and args:
             self._keep_from_change(args[0])

@@ -52,7 +52,8 @@ class TensorBoard:
         # Imported here: tensorboard takes a second that other users need not wait for.
         from torch.utils.tensorboard import FileWriter
 
-        self._writer = FileWriter(str(log_dir))
+        # Where TensorFlow is installed its files are buffered: of a killed process two minutes would be lost.
+        self._writer = FileWriter(str(log_dir), flush_secs=10)
 
     def reading(self, reading: Reading | CollapseReading) -> None:
         """Write the scalars of one reading."""

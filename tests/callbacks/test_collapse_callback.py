@@ -3,11 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_lightning import Module, TwoOptimizers, data, trainer
+from test_lightning import Module, data, trainer
 from test_lightning import pytestmark as pytestmark
 
 from stepguard.callbacks import PerpGrad, SoftmaxCollapseMonitor, StepGuard
@@ -132,11 +131,6 @@ def test_bf16_mixed_takes_its_softmax_in_float32(tmp_path):
     monitor = SoftmaxCollapseMonitor(cadence=1, strict=True)
     trainer(tmp_path, monitor, precision="bf16-mixed").fit(Module(), data())
     assert monitor.last.dtype == "float32"
-
-
-def test_two_optimizers_are_refused(tmp_path):
-    with pytest.raises(MisconfigurationException, match="one optimizer, this module configured 2.*monitor_collapse"):
-        trainer(tmp_path, SoftmaxCollapseMonitor()).fit(TwoOptimizers(), data())
 
 
 @pytest.mark.parametrize("setting", [{"on_warning": "clip"}, {"cadence": 0}, {"horizon": -1}, {"headroom": 0}])

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from test_lightning import Module, TwoOptimizers, data, trainer
+from test_lightning import Module, TwoOptimizers, data, heard, trainer
 from test_lightning import pytestmark as pytestmark
 from torch.optim import lr_scheduler
 
@@ -86,8 +86,8 @@ def test_schedules_of_every_interval_are_foreseen(tmp_path, config):
 
 def test_a_schedule_that_will_come_too_high_is_foretold(tmp_path, caplog):
     module = Scheduled(lambda o: lr_scheduler.LambdaLR(o, lambda step: 1.5**step), interval="step")
-    guard, told = StepGuard(target=5.0, cadence="every"), []
-    guard._memory.event = told.append
+    guard = StepGuard(target=5.0, cadence="every")
+    told = heard(guard).events
     trainer(tmp_path, guard, max_epochs=4, limit_train_batches=5).fit(module, data())
     forecasts = [e for e in told if e.kind == "forecast"]
     first = next(e.step for e in told if e.kind == "clamp")
@@ -99,10 +99,9 @@ def test_limit_and_calm(tmp_path):
     runs = {}
     for to in ("limit", "calm"):
         module = Scheduled(lambda o: lr_scheduler.LambdaLR(o, lambda step: 1e4 if step >= 33 else 1.0), interval="step")
-        guard, readings = StepGuard(clamp_to=to, cadence="every"), []
-        guard._memory.reading = readings.append
+        guard = StepGuard(clamp_to=to, cadence="every")
         trainer(tmp_path, guard, max_epochs=6).fit(module, data())
-        runs[to] = readings[-1]
+        runs[to] = guard.last
     assert runs["limit"].scale * runs["limit"].r == pytest.approx(1.0)
     assert runs["calm"].scale == pytest.approx(1e-4)
 

@@ -1,23 +1,13 @@
 """Every case of the matrix: r beside its float64 reference, or the very refusal that it must give."""
 
 import re
-import sys
 
 import pytest
-import torch
 from matrix.huggingface import HUGGING_FACE
 from matrix.models import MODELS
 from matrix.steps import STEPS
 from matrix.steps_refused import REFUSED
 from matrix.task import Case, run, same, trail
-
-
-@pytest.fixture(autouse=True)
-def nothing_compiled_before():
-    yield
-    if "torch._dynamo" in sys.modules:
-        torch.compiler.reset()  # it counts how often one and the same function is compiled
-
 
 CASES: list[Case] = [*MODELS, *HUGGING_FACE, *STEPS, *REFUSED]
 
