@@ -80,7 +80,7 @@ class SoftmaxCollapseMonitor(EachOptimizer[CollapseMonitor]):
             trainer.should_stop = True
 
     def _watch(self, trainer: Trainer, pl_module: LightningModule, notes: Notes) -> CollapseMonitor:
-        return CollapseMonitor(pl_module, notes.own.optimizer, self._settings, [notes], notes.own.label)
+        return CollapseMonitor(pl_module, notes.own.optimizer, self._settings, [notes], label=notes.own.label)
 
     def _thinning(self) -> Thinning:
         return Thinning(first=True)

@@ -100,7 +100,7 @@ class StepGuard(EachOptimizer[Guard]):
             [notes],
             lambda: not_logging(pl_module),
             schedule_of(trainer),
-            notes.own.label,
+            label=notes.own.label,
         )
 
     def _log(self, trainer: Trainer, notes: Notes, readings: list[Reading], events: list[Event], step: int) -> None:

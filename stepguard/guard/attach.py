@@ -82,7 +82,8 @@ def attach(
         The guard; ``guard.detach()`` undoes it, and it is a context manager.
 
     Raises:
-        ValueError: For a setting that makes no sense, or an optimizer whose parameters are not the model's.
+        ValueError: For a setting that makes no sense, an optimizer whose parameters are not the model's, or one that
+            another guard changes the steps of.
         TypeError: If ``model`` is not a module or ``optimizer`` not a torch optimizer.
 
     Example:
@@ -96,12 +97,13 @@ def attach(
         >>> guard.last.r > 1, round(guard.last.r * guard.last.scale, 6)
         (True, 1.0)
     """
+    engine = model
     model, optimizer = unwrapped(model, optimizer)
     settings = Settings(
         action, target, cadence, logits, forward, quantile, strict, batch_norm, budget, screen, clamp_to
     ).checked()
     check_owned(model, optimizer)
-    return Guard(model, optimizer, settings, _places(log_dir, recorders), schedule=schedule)
+    return Guard(model, optimizer, settings, _places(log_dir, recorders), schedule=schedule, engine=engine)
 
 
 def monitor_collapse(
@@ -156,10 +158,11 @@ def monitor_collapse(
         >>> monitor.last.collapse, monitor.last.headroom_nats > 10
         (0.0, True)
     """
+    engine = model
     model, optimizer = unwrapped(model, optimizer)
     settings = CollapseSettings(on_warning, cadence, horizon, headroom, per_layer, strict).checked()
     check_owned(model, optimizer)
-    return CollapseMonitor(model, optimizer, settings, _places(log_dir, recorders))
+    return CollapseMonitor(model, optimizer, settings, _places(log_dir, recorders), engine)
 
 
 def unwrapped(model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:

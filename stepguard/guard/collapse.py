@@ -14,7 +14,8 @@ from stepguard.guard.alarm import Alarm
 from stepguard.guard.budget import Budget
 from stepguard.guard.collapse_settings import CollapseSettings
 from stepguard.guard.hooks import hook_step
-from stepguard.guard.ranks import together
+from stepguard.guard.interrupts import uninterrupted
+from stepguard.guard.ranks import check_joined, together
 from stepguard.guard.reporter import Reporter
 from stepguard.guard.trend import Trend
 from stepguard.probe.loss_watch import LossWatch, SeenLosses
@@ -45,6 +46,7 @@ class CollapseMonitor:
         optimizer: Optimizer,
         settings: CollapseSettings,
         recorders: Sequence[Recorder] = (),
+        engine: nn.Module | None = None,
         label: str = "",
     ):
         self.last: CollapseReading | None = None
@@ -52,6 +54,7 @@ class CollapseMonitor:
         self.curing = False
         self.stop_reason: str | None = None
         self._model, self._optimizer, self._settings = model, optimizer, settings
+        self._engine = engine or model
         self._reporter = Reporter(recorders, settings.strict, label)
         self._alarm = Alarm(settings.headroom, settings.horizon)
         self._trend = Trend()
@@ -71,6 +74,9 @@ class CollapseMonitor:
         self._hooks = ()
         self._watch.remove()
         self._reporter.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()  # as a guard's
 
     def __enter__(self) -> CollapseMonitor:
         return self
@@ -118,16 +124,19 @@ class CollapseMonitor:
     def _begin(self, moved: bool) -> None:
         started = time.perf_counter()
         self._due = self.step >= self._next
-        if self._due:
-            seen = self._watch.take()
-            self._spent = seen.seconds
-            try:
-                self._read(seen)
-            except Exception as error:
-                self._reporter.cannot(self.step, error, "was not looked at for softmax collapse")
-            self._spent += time.perf_counter() - started
-        if self.curing:
-            self._cure()
+        if not (self._due or self.curing):
+            return
+        with uninterrupted():
+            if self._due:
+                armed, seen = self._watch.armed, self._watch.take()
+                self._spent = seen.seconds
+                try:
+                    self._read(seen, armed)
+                except Exception as error:
+                    self._reporter.cannot(self.step, error, "was not looked at for softmax collapse")
+                self._spent += time.perf_counter() - started
+            if self.curing:
+                self._cure()
 
     def _end(self) -> None:
         now = time.perf_counter()
@@ -139,10 +148,12 @@ class CollapseMonitor:
         self._due, self._spent = False, 0.0
         self.step += 1
         if self.step >= self._next:
-            self._watch.arm()
+            with uninterrupted():
+                self._watch.arm()
         self._previous_end = now
 
-    def _read(self, seen: SeenLosses) -> None:
+    def _read(self, seen: SeenLosses, armed: bool) -> None:
+        check_joined(self._engine)
         mine, failure = None, seen.error
         try:
             mine = None if failure else summary(seen.softmaxes, _QUANTILE)
@@ -151,6 +162,8 @@ class CollapseMonitor:
         # Whatever happened here, the other ranks wait for this.
         found, self._budget.every = together(mine, self._budget.every)
         if found is None:
+            if not armed:
+                return  # the step before was interrupted; a later one will do as well
             if seen.stablemax and not failure:
                 self._reporter.tell_once(self.step, "the loss takes a StableMax, which does not collapse")
                 return

@@ -7,26 +7,28 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from stepguard.guard.movement import as_floats
+from stepguard.probe import part_here
 
 
-def withhold_gradients(optimizer: Optimizer) -> list[tuple[Tensor, Tensor]]:
-    """Keep gradients from the optimizer if any is not finite: they would spoil its moments for good.
-
-    Optimizers pass over parameters without a gradient, so the step then moves nothing and its state
-    stays sound.
-
-    Returns:
-        What was taken away, for :func:`return_gradients`; empty where all is well.
-    """
+@torch.no_grad()
+def are_sound(optimizer: Optimizer) -> bool:
+    """Whether all gradients are finite; of those that are sharded, what this rank has of them."""
     if getattr(optimizer, "found_inf", None) is not None:
-        return []  # a GradScaler has looked already, and the optimizer heeds it
-    held = [(p, p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    values = [g.coalesce().values() if g.is_sparse else g.detach() for _, g in held]
-    if not values or math.isfinite(_norm(values)) or all(bool(g.isfinite().all()) for g in values):
-        return []
+        return True  # a GradScaler has looked already, and the optimizer heeds it
+    here = [part_here(g) for _, g in gradients_of(optimizer)]
+    values = [g.coalesce().values() if g.is_sparse else g for g in here]
+    return not values or math.isfinite(_norm(values)) or all(bool(g.isfinite().all()) for g in values)
+
+
+def gradients_of(optimizer: Optimizer) -> list[tuple[Tensor, Tensor]]:
+    """All gradients, with their parameters."""
+    return [(p, p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+
+def withhold_gradients(held: list[tuple[Tensor, Tensor]]) -> None:
+    """Keep these from the optimizer, which passes over parameters without one: its state stays sound."""
     for p, _ in held:
         p.grad = None
-    return held
 
 
 def return_gradients(held: list[tuple[Tensor, Tensor]]) -> None:

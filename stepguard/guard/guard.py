@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -13,16 +14,17 @@ from torch.optim import Optimizer
 
 from stepguard.guard.calm import Asked, Calm
 from stepguard.guard.cost import Cost
-from stepguard.guard.gradients import return_gradients, withhold_gradients
-from stepguard.guard.hooks import hook_step
+from stepguard.guard.gradients import are_sound, gradients_of, return_gradients, withhold_gradients
+from stepguard.guard.hooks import hook_step, owners
+from stepguard.guard.interrupts import uninterrupted
 from stepguard.guard.movement import Movement, moved_since
 from stepguard.guard.outlook import Outlook, Schedule
 from stepguard.guard.pacing import Pacing, Why, anywhere
 from stepguard.guard.policy import Settings, step_scale
-from stepguard.guard.ranks import agree
+from stepguard.guard.ranks import agree, check_joined, check_ranks, whole_norms
 from stepguard.guard.statistics import RunningStatistics
 from stepguard.guard.step_reporter import StepReporter
-from stepguard.probe import NOTHING_SEEN, Manner, Probe, Screen, SeenStep, no_modes
+from stepguard.probe import NOTHING_SEEN, Manner, NoSoftmaxError, Probe, Screen, SeenStep, no_modes
 from stepguard.records import Reading, Recorder
 
 _MOVED = (
@@ -49,11 +51,15 @@ class Guard:
         recorders: Sequence[Recorder] = (),
         shield: Callable[[], AbstractContextManager[Any]] = nullcontext,
         schedule: Schedule | None = None,
+        engine: nn.Module | None = None,
         label: str = "",
     ):
+        self._settings, self._optimizer = settings, optimizer
+        self._refuse_a_second()
         self.last: Reading | None = None
         self.step = 0
-        self._settings, self._optimizer = settings, optimizer
+        self._sharded = check_ranks(model)
+        self._engine = engine or model
         self._reporter = StepReporter(recorders, settings, label)
         self._movement = Movement()
         self._pacing = Pacing(settings, optimizer)
@@ -67,13 +73,14 @@ class Guard:
         self._previous_end: float | None = None
         self._statistics = RunningStatistics(model) if settings.action != "observe" else None
         keep = self._statistics.keep if self._statistics else None
+        since = partial(moved_since, model=model, own=self._movement)
         self._probe = Probe(
             model,
             self._parameters,
             settings.logits,
             settings.forward,
             before_first=keep,
-            how=Manner(shield, settings.batch_norm == "eval", set(), lambda moment: moved_since(moment, model)),
+            how=Manner(shield, settings.batch_norm == "eval", set(), since),
             worth=lambda: self._pacing.worth_watching(self.step),
         )
         self._probe.keeps_logits = settings.screens
@@ -83,9 +90,13 @@ class Guard:
         """Remove every hook and close the log; model and optimizer are as if never guarded."""
         for handle in self._hooks:
             handle.remove()
+        self._return_gradients()
         self._probe.remove()
         self._reporter.close()
         self._hooks, self._movement, self._due = (), Movement(), False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()  # copies and pickles of what holds a guard are unguarded, and have None in its place
 
     def __enter__(self) -> Guard:
         return self
@@ -123,6 +134,17 @@ class Guard:
             self._calm.load_state_dict(state["calm"])
             self._outlook.load_state_dict(state["outlook"])
 
+    def _refuse_a_second(self) -> None:
+        mine = self._settings.action
+        others = [owner._settings.action for owner in owners(self._optimizer) if isinstance(owner, Guard)]
+        changing = [action for action in others if "observe" not in (mine, action)]
+        if changing:
+            raise ValueError(
+                f"this optimizer is guarded already, with action={changing[0]!r}, by attach or by a callback; a second "
+                f"guard with action={mine!r} would measure only what the first has left of a step. Detach that one, or "
+                'give one of the two action="observe"'
+            )
+
     @property
     def _device(self) -> torch.device:
         return next(iter(self._parameters())).device
@@ -137,14 +159,16 @@ class Guard:
         # The batch is what was seen up to here: LBFGS calls its closure again at other parameters.
         self._seen = self._probe.take()
         self._due = self._pacing.looks_at(self.step)
-        return_gradients(self._held)  # of a step that raised and never came to its end
-        self._held = []
+        self._return_gradients()  # of a step that raised and never came to its end
+        if self._due and not self._can_agree():
+            self._due = False
         if self._due:
             try:
                 if moved:
                     raise ValueError(_MOVED)
-                if self._settings.action != "observe":
-                    self._held = withhold_gradients(self._optimizer)
+                if self._settings.action != "observe" and not self._gradients_are_sound():
+                    self._held = gradients_of(self._optimizer)
+                    withhold_gradients(self._held)
                 self._movement.begin(self._optimizer)
             except Exception as error:
                 self._failure = error
@@ -152,15 +176,19 @@ class Guard:
 
     def _end(self) -> None:
         started = self._cost.start()
-        self._probe.take()
-        seen, self._seen = self._seen, NOTHING_SEEN
-        failure, self._failure = self._failure, None
-        held, self._held = self._held, []
-        return_gradients(held)
         try:
+            self._probe.take()
+            seen, self._seen = self._seen, NOTHING_SEEN
+            failure, self._failure = self._failure, None
+            held = bool(self._held)
+            self._return_gradients()
             if self._due:
                 with no_modes():  # what a user counts is not for what we do
-                    self._decide(seen, bool(held), failure, started)
+                    self._decide(seen, held, failure, started)
+        except Exception as error:  # what can fail is caught where it does; this is for what nobody thought of
+            if self._settings.strict:
+                raise
+            self._reporter.cannot(self.step, error, "was not looked after to its end")
         finally:
             if self._statistics and self._settings.forward:  # forwards are not seen, so the end of a step must do
                 self._statistics.keep()
@@ -170,19 +198,18 @@ class Guard:
             self._previous_end = time.perf_counter()
             self._cost.stop(started)
 
+    def _return_gradients(self) -> None:
+        return_gradients(self._held)
+        self._held = []
+
     def _decide(self, seen: SeenStep, withheld: bool, failure: Exception | None, started: float) -> None:
-        norms: list[float] = []
-        tau = math.nan
-        try:
-            if failure is None:
-                norms = self._movement.end()
-                tau = math.nan if withheld else math.hypot(*norms)
-        except Exception as error:
-            failure = error
+        norms, failure = self._norms(failure)
+        tau = math.hypot(*norms) if failure is None and not withheld else math.nan
         groups = self._movement.by_group(norms) if failure is None else None
-        why = self._pacing.why(self.step, groups if not withheld else None, self._device)
+        unwatched = not seen.watched and failure is None and 0 < tau < math.inf
+        why, unwatched = self._pacing.why(self.step, groups if not withheld else None, unwatched, self._device)
         asked = Asked(tau, self._pacing.rates, sum(norm > 0 for norm in norms))
-        if why is None or (why == "old" and not seen.watched):  # the next one will be watched, and do as well
+        if why is None or (why == "old" and unwatched):  # the next one will be watched, and do as well
             if tau == 0:
                 self._reporter.skipped(self.step)
             elif tau < math.inf:
@@ -190,13 +217,28 @@ class Guard:
             if self._previous_end is not None:
                 self._pacing.unread(started - self._previous_end)
             return
-        if anywhere(not seen.watched and failure is None and 0 < tau < math.inf, self._device):
-            self._make_harmless(groups, asked, why, failure)
-            return
-        r = None
+        with uninterrupted():
+            if unwatched:
+                self._make_harmless(groups, asked, why, failure)
+            else:
+                self._act(seen, norms, groups, asked, why, failure, started)
+
+    def _act(
+        self,
+        seen: SeenStep,
+        norms: list[float],
+        groups: list[float] | None,
+        asked: Asked,
+        why: Why,
+        failure: Exception | None,
+        started: float,
+    ) -> None:
+        r, tau = None, asked.tau
         try:
             if failure is None:
                 r = self._measure(seen, norms, why) if 0 < tau < math.inf else 0.0 if tau == 0 else math.nan
+        except NoSoftmaxError as error:  # nothing here, but perhaps elsewhere
+            r, failure = -math.inf, error
         except Exception as error:
             failure = error
         try:
@@ -204,7 +246,7 @@ class Guard:
             r = agree(r, self._device)
         except Exception as error:
             r, failure = None, error
-        if r is None:
+        if r is None or r < 0:
             self._reporter.unmeasured(self.step, failure)
         elif tau == 0:
             self._reporter.skipped(self.step)
@@ -213,6 +255,42 @@ class Guard:
             self._rescale(scale)
             self._pacing.read(self.step, r, groups or [], time.perf_counter() - started)
             self._report(r, tau, scale, why, self._probe.method)
+
+    def _can_agree(self) -> bool:
+        try:
+            check_joined(self._engine)
+        except ValueError as error:
+            self._reporter.unmeasured(self.step, error)
+            return False
+        return True
+
+    def _gradients_are_sound(self) -> bool:
+        """Of sharded ones all that any rank has; all gradients are whole elsewhere, and the same."""
+        if not self._sharded:
+            return are_sound(self._optimizer)
+        sound, failure = False, None
+        try:
+            sound = are_sound(self._optimizer)
+        except Exception as error:
+            failure = error
+        sound = not anywhere(not sound, self._device)
+        if failure:
+            raise failure
+        return sound
+
+    def _norms(self, failure: Exception | None) -> tuple[list[float], Exception | None]:
+        """Of each parameter's part of the update, and what has gone wrong up to then."""
+        norms = None
+        try:
+            norms = self._movement.end() if failure is None else None
+        except Exception as error:
+            failure = error
+        if self._sharded:
+            try:
+                norms = whole_norms(norms, self._parameters(), self._device)
+            except Exception as error:
+                norms, failure = None, failure or error
+        return norms or [], failure
 
     def _scale(self, r: float, asked: Asked) -> float:
         """What to multiply the update by, the same on all ranks, whose r this is."""

@@ -40,7 +40,14 @@ def hook_step(
     def after(_: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         end()
 
+    before.owner = getattr(begin, "__self__", None)  # type: ignore[attr-defined]
     return optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)
+
+
+def owners(optimizer: Optimizer) -> list[object]:
+    """Whose hooks are on an optimizer: its guards and monitors."""
+    found = [getattr(hook, "owner", None) for hook in optimizer._optimizer_step_pre_hooks.values()]
+    return [owner for owner in found if owner is not None]
 
 
 def _versions(optimizer: Optimizer) -> list[int]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stepguard.probe import now
+from stepguard.probe import is_sharded, now, part_here
 
 
 class Movement:
@@ -20,13 +20,14 @@ class Movement:
     Attributes:
         params: All that the optimizer moves, group by group.
         groups: How many are in each of its parameter groups.
-        old: Their values before the step.
+        old: Their values before the step; of those that are sharded, this rank's part of them.
         update: What the optimizer added.
         moment: When it was made.
     """
 
     def __init__(self) -> None:
         self.params: list[Tensor] = []
+        self._here: list[Tensor] = []
         self.groups: list[int] = []
         self.old: list[Tensor] = []
         self.update: list[Tensor] = []
@@ -38,21 +39,23 @@ class Movement:
         """Keep the parameters as they are before the optimizer moves them."""
         params = [p for group in optimizer.param_groups for p in group["params"]]
         self.groups = [len(group["params"]) for group in optimizer.param_groups]
-        if not _fits(params, self.params, self.old):
-            self.params = params
-            self.old = [torch.empty_like(p) for p in params]
-            self.update = [torch.empty_like(p) for p in params]
-        torch._foreach_copy_(self.old, self.params)
+        here = [part_here(p) for p in params]
+        if not _fits(here, self.old):
+            self.params, self.old, self.update = [], [], []  # and so they stay where there is no memory for others
+            old, update = ([torch.empty_like(p) for p in here] for _ in range(2))
+            self.old, self.update = old, update
+        self.params, self._here = params, here
+        torch._foreach_copy_(self.old, self._here)
 
     @torch.no_grad()
     def end(self) -> list[float]:
-        """Find the update; return the norm of each parameter's part, with one device sync."""
+        """Find the update; return the norm of each parameter's part that is here, with one device sync."""
         self.moment = now()
-        if self.params[0].is_cpu:  # one pass over memory less
-            for p, old, update in zip(self.params, self.old, self.update, strict=True):
+        if self._here[0].is_cpu:  # one pass over memory less
+            for p, old, update in zip(self._here, self.old, self.update, strict=True):
                 torch.sub(p, old, out=update)
         else:
-            torch._foreach_copy_(self.update, self.params)
+            torch._foreach_copy_(self.update, self._here)
             torch._foreach_sub_(self.update, self.old)
         return as_floats(torch._foreach_norm(self.update))
 
@@ -64,25 +67,25 @@ class Movement:
     @torch.no_grad()
     def rescale(self, scale: float) -> None:
         """Put the parameters at theta_old + scale * u; exactly at theta_old for 0."""
-        torch._foreach_copy_(self.params, self.old)
+        torch._foreach_copy_(self._here, self.old)
         if scale != 0:  # 0 * inf and 0 * nan would not be 0
-            torch._foreach_add_(self.params, self.update, alpha=scale)
+            torch._foreach_add_(self._here, self.update, alpha=scale)
 
 
 _all: WeakSet[Movement] = WeakSet()
 
 
-def moved_since(moment: int, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """What guarded optimizers have moved in a model after a moment, and where it was before they last did.
+def moved_since(moment: int, model: nn.Module, own: Movement) -> list[tuple[Tensor, Tensor]]:
+    """What other guarded optimizers have moved in a model after a moment, and where it was before they last did.
 
     Where several share a backward pass, the first to make its step moves the model under the others, whose updates are
     still to be seen from where their gradients were taken.
     """
-    late = [movement for movement in list(_all) if movement.moment > moment]
+    late = [movement for movement in list(_all) if movement.moment > moment and movement is not own]
     if not late:
         return []
-    own = set(model.parameters())
-    return [(p, old) for m in late for p, old in zip(m.params, m.old, strict=True) if p in own]
+    theirs = {p for p in model.parameters() if not is_sharded(p)} - set(own.params)
+    return [(p, old) for m in late for p, old in zip(m.params, m.old, strict=True) if p in theirs]
 
 
 def as_floats(numbers: Sequence[Tensor]) -> list[float]:
@@ -93,8 +96,7 @@ def as_floats(numbers: Sequence[Tensor]) -> list[float]:
     return torch.stack([n.to(first, torch.float32) for n in numbers]).tolist()
 
 
-def _fits(params: list[Tensor], kept: list[Tensor], buffers: list[Tensor]) -> bool:
-    return len(params) == len(kept) and all(
-        p is q and p.shape == b.shape and p.dtype == b.dtype and p.device == b.device
-        for p, q, b in zip(params, kept, buffers, strict=True)
+def _fits(params: list[Tensor], buffers: list[Tensor]) -> bool:
+    return len(params) == len(buffers) and all(
+        p.shape == b.shape and p.dtype == b.dtype and p.device == b.device for p, b in zip(params, buffers, strict=True)
     )

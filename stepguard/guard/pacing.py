@@ -2,22 +2,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch.optim import Optimizer
 
 from stepguard.guard.policy import Settings
-from stepguard.guard.ranks import agree_on_any
+from stepguard.guard.ranks import largest
 from stepguard.guard.trigger import Trigger
 
-Why = Literal["told", "first", "near", "old"]
+Why = Literal["old", "near", "first", "told"]
+_WHY: tuple[Why | None, ...] = (None, *get_args(Why))
+"""From what matters least on."""
 
 
 def anywhere(here: bool, device: torch.device) -> bool:
     """Whether it is so on any rank; where ranks cannot talk any more, whether it is so here."""
     try:
-        return agree_on_any(here, device)
+        return largest([here], device) == [1]
     except Exception:
         return here
 
@@ -56,23 +58,33 @@ class Pacing:
             return True
         return self._trigger.worth_watching(step, [max(g, 1.0) * n for g, n in zip(grown, self._norms, strict=True)])
 
-    def why(self, step: int, norms: Sequence[float] | None, device: torch.device) -> Why | None:
-        """Why this step must be measured, on any rank; None if it need not be.
+    def why(
+        self, step: int, norms: Sequence[float] | None, unwatched: bool, device: torch.device
+    ) -> tuple[Why | None, bool]:
+        """Why this step must be measured, on any rank, None if it need not be; and whether it came unwatched to any.
 
         Args:
             step: Its number.
             norms: Euclidean norm of each parameter group's part of the update; None if that could not be found out.
+            unwatched: Whether its forward was not watched here.
             device: Where ranks talk to each other.
         """
         if norms is not None and 0 < math.hypot(*norms) < math.inf:
             self._norms, self.rates = list(norms), self._rates_now()
+        why = self._why_here(step, norms)
+        try:
+            place, unseen = largest([_WHY.index(why), unwatched], device)
+        except Exception:  # nobody to agree with any more
+            return why, unwatched
+        return _WHY[int(place)], bool(unseen)
+
+    def _why_here(self, step: int, norms: Sequence[float] | None) -> Why | None:
         if self._trigger is None:
             return "told"
-        why: Why | None = "near"
-        if norms is not None:
-            moved = math.hypot(*norms) != 0  # a step that moves nothing is no danger, and tells nothing
-            why = self._trigger.due(step, norms) if moved else None
-        return why or "near" if anywhere(why is not None, device) else None
+        if norms is None:
+            return "near"
+        moved = math.hypot(*norms) != 0  # a step that moves nothing is no danger, and tells nothing
+        return self._trigger.due(step, norms) if moved else None
 
     def expected(self) -> float:
         """About what r will be, by the last reading and the norm of the update; 0 where nothing is known."""

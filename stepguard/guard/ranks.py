@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed, nn
 
+from stepguard.probe import check_sharding, copies, is_sharded
 from stepguard.probe.summary import Summary, merged
 
 
@@ -28,9 +30,55 @@ def agree(r: float | None, device: torch.device) -> float | None:
     return float(largest)
 
 
-def agree_on_any(here: bool, device: torch.device) -> bool:
-    """Whether it is so on any rank; a collective as :func:`agree` is."""
-    return agree(float(here), device) == 1
+def largest(numbers: Sequence[float], device: torch.device) -> list[float]:
+    """Of each number the largest anywhere; a collective as :func:`agree` is. None of them may be nan."""
+    if not _several():
+        return list(numbers)
+    message = torch.tensor(numbers, dtype=torch.float32, device=device)
+    distributed.all_reduce(message, op=distributed.ReduceOp.MAX)
+    found: list[float] = message.tolist()
+    return found
+
+
+def whole_norms(parts: Sequence[float] | None, parameters: Sequence[Tensor], device: torch.device) -> list[float]:
+    """Norms of tensors, from those of the parts that each rank has; a collective as :func:`agree` is.
+
+    Args:
+        parts: Of what this rank has; None if that could not be found out, and then no rank learns of any.
+        parameters: What they are of; of those that are not sharded each rank has all.
+        device: Where ranks talk to each other.
+    """
+    ranks = distributed.get_world_size()
+    squares = [math.nan] * len(parameters)
+    if parts is not None:
+        squares = [part * part / copies(p, ranks) for part, p in zip(parts, parameters, strict=True)]
+    message = torch.tensor(squares, dtype=torch.float64, device=device)
+    distributed.all_reduce(message)
+    return [math.sqrt(square) for square in message.tolist()]
+
+
+def check_ranks(model: nn.Module) -> bool:
+    """Whether parameters are sharded over ranks.
+
+    Raises:
+        ValueError: If they are in a way that cannot be measured.
+    """
+    check_sharding(model, distributed.get_world_size() if _several() else 1)
+    return any(is_sharded(p) for p in model.parameters())
+
+
+def check_joined(engine: nn.Module) -> None:
+    """Refuse a step in which ranks may be missing.
+
+    Raises:
+        ValueError: Inside ``DistributedDataParallel.join``.
+    """
+    config = getattr(engine, "_join_config", None)
+    if config and config.enable and _several():
+        raise ValueError(
+            "Inside DistributedDataParallel.join, ranks that have no more batches take no part in what the others "
+            "agree on. Give all ranks as many batches instead, as DistributedSampler does"
+        )
 
 
 def is_first() -> bool:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from stepguard.guard.attach import check_owned, unwrapped
 from stepguard.guard.movement import Movement
+from stepguard.guard.ranks import agree, check_ranks, whole_norms
 from stepguard.guard.untouched import untouched
 from stepguard.probe import Probe, SeenStep, no_modes
 
@@ -97,6 +98,7 @@ def suggest_lr(
         True
         >>> optimizer.param_groups[0]["lr"] *= found.factor
     """
+    engine = model
     model, optimizer = unwrapped(model, optimizer)
     check_owned(model, optimizer)
     if any(_is_ours(hook) for hook in optimizer._optimizer_step_pre_hooks.values()):
@@ -113,7 +115,7 @@ def suggest_lr(
     with untouched(model, optimizer):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             _set_rate(group, rate)
-        now, settled = _ratios(model, optimizer, taken, loss or _cross_entropy(model))
+        now, settled = _ratios(model, optimizer, taken, loss or _cross_entropy(engine))
     largest, later = target * max(rates) / now, target * max(rates) / settled
     return Suggestion(_SHARE * later, largest, later, _SHARE * target / settled)
 
@@ -123,7 +125,7 @@ def _ratios(
 ) -> tuple[float, float]:
     """What r is of the step that the optimizer would make now, and of one when the run has settled."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    probe, kept = Probe(model, lambda: parameters), []
+    probe, kept, sharded = Probe(model, lambda: parameters), [], check_ranks(model)
     try:
         for batch in batches:
             probe.take()
@@ -143,8 +145,7 @@ def _ratios(
                 for p, gradient in zip(parameters, each, strict=True):
                     p.grad = gradient if gradient is None else gradient.clone()
                 _step(optimizer)
-            norms = movement.end()
-            r = _r(probe, seen, movement, norms)
+            r = _of_all_ranks(lambda: _r(probe, seen, movement, sharded), parameters[0].device)
             movement.rescale(0.0)
             return r
 
@@ -167,12 +168,28 @@ def _step(optimizer: Optimizer) -> None:
         raise ValueError(f"{type(optimizer).__name__} needs a closure, and so cannot be given gradients") from error
 
 
-def _r(probe: Probe, seen: SeenStep, movement: Movement, norms: list[float]) -> float:
+def _of_all_ranks(measured: Callable[[], float], device: torch.device) -> float:
+    """The largest r; what a rank cannot measure none has."""
+    r, failure = None, None
+    try:
+        r = measured()
+    except Exception as error:
+        failure = error
+    agreed = agree(r, device)
+    if agreed is None:
+        raise failure or ValueError("another rank could not measure r, and says why")
+    return agreed
+
+
+def _r(probe: Probe, seen: SeenStep, movement: Movement, sharded: bool) -> float:
     """The normalized step ratio of a movement, on the batch that was seen.
 
     Raises:
         ValueError: If it has none.
     """
+    norms = movement.end()
+    if sharded:
+        norms = whole_norms(norms, movement.params, movement.old[0].device)
     if not math.isfinite(math.hypot(*norms)):
         raise ValueError("the optimizer's step is not finite, so there is nothing to measure")
     each = zip(movement.params, movement.old, movement.update, norms, strict=True)

@@ -2,9 +2,24 @@
 
 from stepguard.probe.mode_stack import no_modes
 from stepguard.probe.outline import now
-from stepguard.probe.probe import Probe, Screen
+from stepguard.probe.probe import NoSoftmaxError, Probe, Screen
 from stepguard.probe.rerun import Manner
+from stepguard.probe.sharding import check_sharding, copies, is_sharded, part_here
 from stepguard.probe.slopes import logit_slopes
 from stepguard.probe.watch import NOTHING_SEEN, SeenStep
 
-__all__ = ["NOTHING_SEEN", "Manner", "Probe", "Screen", "SeenStep", "logit_slopes", "no_modes", "now"]
+__all__ = [
+    "NOTHING_SEEN",
+    "Manner",
+    "NoSoftmaxError",
+    "Probe",
+    "Screen",
+    "SeenStep",
+    "check_sharding",
+    "copies",
+    "is_sharded",
+    "logit_slopes",
+    "no_modes",
+    "now",
+    "part_here",
+]

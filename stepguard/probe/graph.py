@@ -33,6 +33,12 @@ def in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
+def is_batched(gradient: Tensor) -> bool:
+    """Whether it is one of many under vmap, or in ``torch.autograd.grad(is_grads_batched=True)``."""
+    functorch = torch._C._functorch
+    return functorch.is_functorch_wrapped_tensor(gradient) or functorch.is_legacy_batchedtensor(gradient)
+
+
 def _nodes(starts: Iterable[Any], known: set[Any] = frozenset(), start: int = 0) -> set[Any]:  # type: ignore[assignment]
     """The nodes of autograd's graph from some on, as far as those that are known or older than a start."""
     todo, met = list(starts), set()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,6 +11,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stepguard.probe.attention import SlicedAttention
+
+# What is set here is set for the whole process: of two threads, each would put back what the other had set.
+_one_at_a_time = threading.RLock()
 
 
 @contextmanager
@@ -28,8 +32,8 @@ def differentiable(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def eager() -> Iterator[None]:
     """Nothing compiled, and no shortcut that there is only without gradients."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    with ExitStack() as stack:
+    with _one_at_a_time, ExitStack() as stack:
+        fast_path = torch.backends.mha.get_fastpath_enabled()
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
         torch.backends.mha.set_fastpath_enabled(False)
         if "torch._dynamo" in sys.modules:

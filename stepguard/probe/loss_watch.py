@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import unserializable_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from stepguard.probe.graph import in_backward
+from stepguard.probe.graph import in_backward, is_batched
 from stepguard.probe.mode_stack import take_off, take_up
 from stepguard.probe.module_hooks import ModuleHooks, compiles
 from stepguard.probe.passes import ZEROING, Passes
@@ -93,9 +93,16 @@ class LossWatch(TorchFunctionMode):
         self._seconds = 0.0
         self._error: Exception | None = None
 
+    @property
+    def armed(self) -> bool:
+        """Whether it looks."""
+        return self._passes is not None
+
     def arm(self) -> None:
         """Look at the step that begins."""
         started = time.perf_counter()
+        if self._passes:
+            self._passes.remove()
         self._made, self._stablemax, self._error, self._inside = WeakTensorKeyDictionary(), False, None, None
         self._passes = Passes(self._parameters(), counted=False, around=self._at_own_cost)
         if self._hooks is None and compiles(self._model):
@@ -211,7 +218,7 @@ class LossWatch(TorchFunctionMode):
     def _hook(self, tensor: Tensor, take: Callable[[Tensor], None]) -> None:
         def hook(gradient: Tensor) -> None:
             with self._at_own_cost():
-                if not torch._C._functorch.is_functorch_wrapped_tensor(gradient):
+                if not is_batched(gradient):
                     take(gradient.detach())
 
         if tensor.requires_grad:

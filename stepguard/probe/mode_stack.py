@@ -50,6 +50,14 @@ def no_modes() -> Iterator[None]:
 
 
 def _put(stack: list[TorchFunctionMode]) -> None:
+    try:
+        _replace(stack)
+    except BaseException:  # Ctrl-C comes between any two lines, and must not cost a user's own mode
+        _replace(stack)
+        raise
+
+
+def _replace(stack: list[TorchFunctionMode]) -> None:
     for _ in range(len(_get_current_function_mode_stack())):
         _pop_mode()
     for mode in stack:

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle, unserializable_hook
 
+from stepguard.probe.graph import is_batched
+from stepguard.probe.sharding import is_sharded
+
 What = TypeVar("What")
 ZEROING = {"zero_", "_foreach_zero_"}
 """Functions that set tensors to zero in place."""
@@ -33,7 +36,7 @@ class Passes(Generic[What]):
 
     A pass counts if it left a gradient on a parameter of the optimizer and that has not been thrown away
     since: not the search for an adversarial example, not a batch whose step was skipped by a GradScaler
-    or given up by the user, not the loss of another optimizer.
+    or given up by the user, not the loss of another optimizer. Where parameters are sharded, each pass counts.
 
     Args:
         parameters: Those of the optimizer.
@@ -57,8 +60,11 @@ class Passes(Generic[What]):
     def look_at(self, parameters: Iterable[Tensor]) -> None:
         """Look at these parameters from now on."""
         self.remove()
+        self._sharded = False
         for p in dict.fromkeys(parameters):
-            if p.requires_grad:
+            if is_sharded(p):
+                self._sharded = True
+            elif p.requires_grad:
                 hook = partial(self._gradient_comes, p)
                 hook.__torch_unserializable__ = True  # type: ignore[attr-defined]
                 self._handles.append(p.register_hook(hook))
@@ -105,6 +111,8 @@ class Passes(Generic[What]):
     def reach(self, what: What) -> None:
         """The pass that runs has reached something."""
         self._reached.setdefault(self._current, []).append(what)
+        if self._sharded:  # whose gradients come in no way that could be watched
+            self._witness.setdefault(self._current, None)
 
     def zeroed(self, args: tuple[Any, ...]) -> None:
         """One of :data:`ZEROING` was called with these arguments, which may be gradients."""
@@ -123,8 +131,8 @@ class Passes(Generic[What]):
 
     def _hook(self, tensors: Iterable[Tensor], call: Callable[[Tensor], None]) -> None:
         def hook(gradient: Tensor) -> None:
-            # Under vmap a gradient cannot be looked at, and is none that an optimizer gets.
-            if not torch._C._functorch.is_functorch_wrapped_tensor(gradient):
+            # Such a gradient cannot be looked at, and is none that an optimizer gets.
+            if not is_batched(gradient):
                 with self._around():
                     call(gradient)
 

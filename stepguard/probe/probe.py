@@ -8,12 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from stepguard.probe.batches import batches, modules_called, starts_early
+from stepguard.probe.elsewhere import elsewhere
 from stepguard.probe.estimator import SlopeEstimator
-from stepguard.probe.outline import UntraceableError
 from stepguard.probe.reasons import MOVED_BY_ANOTHER, NO_CALL, NO_SOFTMAX
 from stepguard.probe.recognition import OtherLogitsError
-from stepguard.probe.rerun import Manner, Move, Rerun, Target
+from stepguard.probe.rerun import Manner, Rerun, Target
+from stepguard.probe.values import Elsewhere, Move
 from stepguard.probe.watch import NOTHING_SEEN, SeenStep, Watch
+
+
+class NoSoftmaxError(ValueError):
+    """A step in which no softmax was seen."""
 
 
 class Screen(NamedTuple):
@@ -56,6 +61,7 @@ class Probe:
         self._model, self._forward, self._how = model, forward, how or Manner(dense=set())
         self.estimator, self.found, self.method = SlopeEstimator(), "", "forward"
         self._failures = 0
+        self._looked_in: list[str] = []
         self._watch = None if forward else Watch(model, parameters, pick, before_first, worth)
 
     def state_dict(self) -> dict[str, Any]:
@@ -102,39 +108,56 @@ class Probe:
             screen: When a secant will do; None is never.
 
         Raises:
-            Exception: Whatever kept the logits from being found or run again, saying what to try.
+            NoSoftmaxError: If the step had none, saying what to try.
+            Exception: Whatever kept the logits from being found or run again.
         """
         if self._watch is None:
             assert self._forward is not None
-            return self._of([[self._forward]], moves, None)
-        try:
-            found = batches(seen.reached)
-            if not found:
-                raise seen.error or ValueError(_nothing(seen))
-            with self._watch.paused():
-                spreads = self._of(found, moves, screen)
-        except Exception as error:
-            self._failures += 1
-            if self._failures.bit_count() == 1:  # what stays as it is need not be looked at anew at every step
-                self._watch.look_again()
-            if isinstance(error, UntraceableError) and seen.error:
-                raise seen.error from None
-            if isinstance(error, OtherLogitsError) and self._others_moved(seen):
-                raise ValueError(MOVED_BY_ANOTHER) from None
-            raise
-        self._failures = 0
-        self._watch.settle(starts_early(seen.reached))
+            with elsewhere(self._model, moves) as place:
+                spreads = self._of([[self._forward]], place, None)
+        else:
+            spreads = self._of_batches(self._watch, seen, moves, screen)
+        if spreads is None:
+            raise NoSoftmaxError(self._not_found(seen))
         return spreads
 
-    def _others_moved(self, seen: SeenStep) -> bool:
-        """Whether parameters that are another optimizer's are others by now than when the forward was made."""
-        assert self._watch is not None
-        now = self._watch.changes_by_others()
-        return any(call.others != now for call in modules_called(seen.reached))
+    def _of_batches(self, watch: Watch, seen: SeenStep, moves: list[Move], screen: Screen | None) -> Tensor | None:
+        try:
+            # A rank without a batch is there as well, for the parameters that others need of it.
+            with watch.paused(), elsewhere(self._model, moves) as place:
+                if seen.error:
+                    raise seen.error  # whatever else was seen may not be all of it
+                spreads = self._of(batches(seen.reached), place, screen)
+        except Exception as error:
+            self._look_again(watch)
+            if isinstance(error, OtherLogitsError):
+                now = watch.changes_by_others()
+                if any(call.others != now for call in modules_called(seen.reached)):
+                    raise ValueError(MOVED_BY_ANOTHER) from None
+            raise
+        if spreads is None:
+            self._look_again(watch)
+        else:
+            self._failures = 0
+            watch.settle(starts_early(seen.reached))
+        return spreads
 
-    def _of(self, found: list[list[Target]], moves: list[Move], screen: Screen | None) -> Tensor:
-        reruns = [Rerun(self._model, targets, moves, self._how) for targets in found]
-        if screen:
+    def _not_found(self, seen: SeenStep) -> str:
+        if self._watch and not seen.forwards:
+            return NO_CALL
+        inside = f", nor inside {', '.join(self._looked_in)}" if self._looked_in else ""
+        return NO_SOFTMAX.format(what=inside)
+
+    def _look_again(self, watch: Watch) -> None:
+        self._failures += 1
+        if self._failures.bit_count() == 1:  # what stays as it is need not be looked at anew at every step
+            watch.look_again()
+
+    def _of(self, found: list[list[Target]], place: Elsewhere, screen: Screen | None) -> Tensor | None:
+        """None where nothing has a softmax."""
+        reruns = [Rerun(self._model, targets, place, self._how) for targets in found]
+        self._looked_in = []
+        if screen and reruns:
             quick = [self.estimator.quick_spreads(rerun, screen.expected) for rerun in reruns]
             flat = torch.cat([s.flatten() for spreads in quick for s in spreads or [torch.full((1,), math.inf)]])
             if flat.numel() and float(flat.max()) / math.pi <= screen.enough:
@@ -143,13 +166,7 @@ class Probe:
         spreads = [s for rerun in reruns for s in self.estimator.spreads(rerun)]
         self.method = self.estimator.kind
         if not spreads:
-            names = sorted({name for rerun in reruns for name in rerun.modules})
-            raise ValueError(NO_SOFTMAX.format(what=f", nor inside {', '.join(names)}"))
+            self._looked_in = sorted({name for rerun in reruns for name in rerun.modules})
+            return None
         self.found = ", ".join(sorted({rerun.describe() for rerun in reruns}))
         return torch.cat([s.flatten() for s in spreads])
-
-
-def _nothing(seen: SeenStep) -> str:
-    if not seen.forwards:
-        return NO_CALL
-    return NO_SOFTMAX.format(what="")

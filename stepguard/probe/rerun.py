@@ -28,12 +28,11 @@ from stepguard.probe.random_state import device_of, random_state, replaying
 from stepguard.probe.recognition import compare, near, same
 from stepguard.probe.softmax import LOGARITHMS, Softmax
 from stepguard.probe.structure import leaves, map_leaves
-from stepguard.probe.swapping import HALVES, data_replaced, replaced
+from stepguard.probe.swapping import HALVES
 from stepguard.probe.traces import no_traces
+from stepguard.probe.values import Elsewhere, Values
 from stepguard.probe.wide_head import NotATailError, has_wide_head
 
-Move = tuple[Tensor, Tensor, Tensor]
-"""A parameter as the step left it, its value before that, and the difference: its update."""
 Target = SoftmaxCall | Picked | ModuleCall | Callable[[nn.Module], Tensor]
 """What has logits: a softmax, a module with some inside, or a user's function from the model to logits."""
 _TRACED_BACK = {"binary_cross_entropy", "nll_loss"} | LOGARITHMS
@@ -66,7 +65,7 @@ class Rerun:
     Args:
         model: The attached module.
         targets: What has logits, of one batch.
-        moves: What the optimizer did.
+        elsewhere: How to put its parameters where they shall be.
         how: What the user chose about it.
     """
 
@@ -74,10 +73,10 @@ class Rerun:
         self,
         model: nn.Module,
         targets: Sequence[Target],
-        moves: Sequence[Move],
+        elsewhere: Elsewhere,
         how: Manner,
     ):
-        self._model, self._targets, self._moves, self._how = model, list(targets), list(moves), how
+        self._model, self._targets, self._elsewhere, self._how = model, list(targets), elsewhere, how
         self._device = device_of(model)
         self._inside = {t for t in self._targets if isinstance(t, ModuleCall)}
         calls = [call for call in map(_call_of, self._targets) if call]
@@ -88,8 +87,7 @@ class Rerun:
         names = {getattr(call, "name", "") for call in calls}
         self._look = bool(self._inside or names & _TRACED_BACK)
         self._grad = False
-        self._own = {p for p, _, _ in self._moves}
-        self._half = any(p.dtype in HALVES for p in model.parameters())
+        self._half = elsewhere.half
 
     def describe(self) -> str:
         """Of what the slopes are, in a few words."""
@@ -107,15 +105,14 @@ class Rerun:
 
     def along(self) -> Result:
         """The logits as dual tensors with their slopes along the update; to be called at a dual level."""
-        duals = {p: forward_ad.make_dual(old, u) for p, old, u in self._moves}
-        with differentiable(self._model), replaced(self._model, duals):
+        with differentiable(self._model), self._elsewhere.along() as values:
             while self.slices:
                 known = len(self._how.dense)
                 try:
-                    return self._run(duals, slices=True)
+                    return self._run(values, slices=True)
                 except NotATailError:
                     self.slices = len(self._how.dense) > known  # and others may still be worth it
-            return self._run(duals)
+            return self._run(values)
 
     def at(self, scale: float) -> Result:
         """The logits with the parameters at theta_old + scale * u, in full precision."""
@@ -128,27 +125,8 @@ class Rerun:
             return self._at(scale)
 
     def _at(self, scale: float) -> Result:
-        if self._half:
-            values: dict[Tensor, Tensor] = {p: _moved(old, u, scale) for p, old, u in self._moves}
-            values |= {p: p.detach().float() for p in self._model.parameters() if p not in values}
-            with differentiable(self._model), replaced(self._model, values, upcast=True):
-                return self._run(values, upcast=True)
-        with differentiable(self._model), self._moved_by(scale) as moved, data_replaced(self._model, moved):
-            return _settled(self._run({}), moved)
-
-    @contextmanager
-    def _moved_by(self, scale: float) -> Iterator[list[tuple[Tensor, Tensor]]]:
-        """Parameters, and theta_old + scale * u: in the memory of u, which is found again afterwards, to the bit."""
-        if not scale:
-            yield [(p, old) for p, old, _ in self._moves]
-            return
-        try:
-            for _, old, u in self._moves:
-                torch.add(old, u, alpha=scale, out=u)
-            yield [(p, u) for p, _, u in self._moves]
-        finally:
-            for p, old, u in self._moves:
-                torch.sub(p.detach(), old, out=u)
+        with differentiable(self._model), self._elsewhere.at(scale) as values:
+            return _settled(self._run(values), values)
 
     def beside(self, scale: float) -> list[tuple[Softmax, Softmax]] | None:
         """The logits that training made, and those with the parameters at theta_old + scale * u, by the same kernels.
@@ -158,8 +136,8 @@ class Rerun:
         kept = [t.logits.tensor if isinstance(t, SoftmaxCall) and t.logits else None for t in self._targets]
         if self._half or any(z is None for z in kept) or any(step.autocast for step in self._steps):
             return None
-        with eager(), self._moved_by(scale) as values, data_replaced(self._model, values):
-            moved = _settled(self._run({}), values).softmaxes
+        with eager(), self._elsewhere.beside(scale) as values:
+            moved = _settled(self._run(values), values).softmaxes
         fits = len(moved) == len(kept) and all(
             m.columns is None and z is not None and m.logits.shape == z.shape for m, z in zip(moved, kept, strict=False)
         )
@@ -185,12 +163,12 @@ class Rerun:
         autocast = any(step.autocast for step in self._steps)
         if not (closely or autocast or self._half) and near(seen, result.samples):
             return
-        with eager(), data_replaced(self._model, [(p, old) for p, old, _ in self._moves]):
+        with eager(), self._elsewhere.before() as values:
             try:
                 with nothing_saved():
-                    again = self._run({}, as_trained=True).samples
+                    again = self._run(values, as_trained=True).samples
             except Exception:  # the forward goes back by itself, for gradients of its own
-                again = self._run({}, as_trained=True).samples
+                again = self._run(values, as_trained=True).samples
         half = self._half or any(s.autocast for s in self._steps) or any(s.dtype in HALVES for s in seen)
         exact = self._device.type == "cpu"
         compare(seen, again, None if self._how.running_averages else result.samples, exact, half)
@@ -211,15 +189,13 @@ class Rerun:
 
     # Running it
 
-    def _run(
-        self, values: dict[Tensor, Tensor], slices: bool = False, upcast: bool = False, as_trained: bool = False
-    ) -> Result:
+    def _run(self, values: Values, slices: bool = False, as_trained: bool = False) -> Result:
         lookout = Lookout(slices, self._how.dense)
         outputs: dict[Step, Any] = {}
         inside: dict[Step, list[Softmax]] = {}
 
         def resolved(step: Step) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            up = upcast or (step.autocast is not None and not as_trained)
+            up = values.upcast or (step.autocast is not None and not as_trained)
             writes = isinstance(step, (ModuleCall, FunctionCall)) and step.writes
 
             def value(leaf: Any) -> Any:
@@ -231,7 +207,7 @@ class Rerun:
                 if isinstance(leaf, Held):
                     tensor = leaf.tensor.clone() if writes else leaf.tensor
                     return tensor.float() if up and tensor.dtype in HALVES else tensor
-                return values.get(leaf, leaf)
+                return values.by_parameter.get(leaf, leaf)
 
             kinds = (Ref, Held, HeldGenerator, Tensor)
             return map_leaves(step.args, kinds, value, fresh=True), map_leaves(step.kwargs, kinds, value, fresh=True)
@@ -271,9 +247,9 @@ class Rerun:
         return Result(softmaxes, samples)
 
     @contextmanager
-    def _others_as_they_were(self, step: Step, values: dict[Tensor, Tensor]) -> Iterator[None]:
+    def _others_as_they_were(self, step: Step, values: Values) -> Iterator[None]:
         """What another optimizer has moved since this call is where it was, itself or what stands for it."""
-        others = [(values.get(p, p), old) for p, old in self._how.since(step.order) if p not in self._own]
+        others = [(values.by_parameter.get(p, p), old) for p, old in self._how.since(step.order)]
         kept = [(tensor, tensor.data) for tensor, _ in others]
         try:
             for tensor, old in others:
@@ -346,13 +322,9 @@ def _made(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return changed
 
 
-def _moved(old: Tensor, u: Tensor, scale: float) -> Tensor:
-    return old.to(torch.float32, copy=True).add_(u, alpha=scale)
-
-
-def _settled(result: Result, moved: Sequence[tuple[Tensor, Tensor]]) -> Result:
-    """The same, with logits that stay as they are when the memory of parameters does not."""
-    borrowed = {value.untyped_storage().data_ptr() for _, value in moved}
+def _settled(result: Result, values: Values) -> Result:
+    """The same, with logits that stay as they are when borrowed memory does not."""
+    borrowed = {value.untyped_storage().data_ptr() for value in values.borrowed}
     return result._replace(softmaxes=[s.apart_from(borrowed) for s in result.softmaxes])
 
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -71,6 +73,8 @@ NOTHING_SEEN = SeenStep([], 0, 0.0, None)
 class _Entered(NamedTuple):
     module: nn.Module
     forward: Any
+    caller: FrameType
+    """Who called it."""
     call: ModuleCall | UntraceableError
     live: list[Tensor]
     """What it was given that has a graph."""
@@ -78,6 +82,20 @@ class _Entered(NamedTuple):
     """What else it was given, and how often that had been changed in place."""
     start: int
     """Autograd's sequence number."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the call has ended without a word, as one does that Ctrl-C came into."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame is not self.caller:
+            frame = frame.f_back
+        return frame is None
+
+
+class _Here(threading.local):
+    """What each thread is in the middle of."""
+
+    entered: _Entered | None = None
 
 
 class _Begun(NamedTuple):
@@ -124,7 +142,7 @@ class Watch(TorchFunctionMode):
         self._look_at_parameters()
         self._tracker, self._memory = Tracker(), ForwardMemory()
         self._held: WeakValueDictionary[int, Held] = WeakValueDictionary()
-        self._entered: _Entered | None = None
+        self._here = _Here()
         self._steps = self._forwards = 0
         self._seconds = 0.0
         self._error: Exception | None = None
@@ -154,7 +172,7 @@ class Watch(TorchFunctionMode):
         take_off(self)
         seen = SeenStep(self._passes.take(), self._forwards, self._seconds, self._error, self._watching)
         self._forwards, self._seconds, self._error = 0, 0.0, None
-        self._entered, self._begun = None, False
+        self._here.entered, self._begun = None, False
         self._tracker.clear()  # what this step made is just there for the next
         self._held.clear()
         return seen
@@ -221,9 +239,14 @@ class Watch(TorchFunctionMode):
                 self._begin()
         if not self._watching:
             return
-        outer = self._entered
+        outer = self._here.entered
         # A call by which a strategy only redirects to training_step is none: it puts another forward there meanwhile.
-        if outer and outer.module is not module and vars(outer.module).get("forward") is outer.forward:
+        if (
+            outer
+            and outer.module is not module
+            and vars(outer.module).get("forward") is outer.forward
+            and not outer.is_over
+        ):
             return
         take_off(self)
         with self._at_own_cost():
@@ -248,12 +271,14 @@ class Watch(TorchFunctionMode):
             live = [t for t in given if t.grad_fn is not None]
             versions = [(t, version(t)) for t in given if t.grad_fn is None]
             start = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
-            self._entered = _Entered(module, vars(module).get("forward"), call, live, versions, start)
+            forward = vars(module).get("forward")
+            self._here.entered = _Entered(module, forward, sys._getframe(2), call, live, versions, start)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if not self._entered or self._entered.module is not module:
+        entered = self._here.entered
+        if not entered or entered.module is not module:
             return
-        entered, self._entered = self._entered, None
+        self._here.entered = None
         with self._at_own_cost():
             call, tensors = self._checked(entered, output), leaves(output, Tensor)
             if isinstance(call, ModuleCall):

@@ -1,46 +1,122 @@
-"""Promise 4: the same decision on every rank, with two gloo processes."""
+"""Promise 4: the same decision on every rank, with gloo processes."""
 
 import warnings
 
+import pytest
 import torch
 import torch.nn.functional as F
 from processes import run_on_ranks
-from reference import mlp
+from reference import dense_r, mlp, parameters_of
 from torch.nn.parallel import DistributedDataParallel
 
 import stepguard
 from stepguard.records import Memory
 
 
+def raising(*args):
+    raise RuntimeError("broken")
+
+
 def guarded(rank, folder):
     torch.manual_seed(0)
     model = DistributedDataParallel(mlp())
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    memory = Memory()
+    memory, moves = Memory(), [parameters_of(model.module)]
     warnings.simplefilter("ignore", UserWarning)
     guard = stepguard.attach(model, optimizer, target=0.05, recorders=[memory], log_dir=folder / "log")
-    torch.manual_seed(rank)
     for index in range(6):
-        x, y = torch.randn(4, 12) * (1 + 3 * rank), torch.randint(0, 5, (4,))
+        x, y = batch(index, rank)
+        if index == 4 and rank == 0:
+            x.fill_(float("nan"))
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
+        if index == 2 and rank == 0:
+            guard._probe.take()  # this rank has no batch, so that the other decides
         if index == 3 and rank == 1:
-            guard._probe.take()  # this rank loses its batch and cannot measure
-        if index == 4 and rank == 0:
-            x.data.fill_(float("nan"))
+            guard._probe.spreads = raising
         optimizer.step()
+        vars(guard._probe).pop("spreads", None)
+        moves.append(parameters_of(model.module))
     guard.detach()
-    return list(model.module.parameters()), memory.readings, memory.events
+    return moves, memory.readings, memory.events
 
 
-def test_two_ranks_decide_as_one(tmp_path):
-    ours, theirs = run_on_ranks(guarded, tmp_path)
-    assert all(torch.equal(p, q) for p, q in zip(ours[0], theirs[0], strict=True))
-    assert [(r.step, r.r, r.scale) for r in ours[1]] == [(r.step, r.r, r.scale) for r in theirs[1]]
-    assert any(r.scale < 1 for r in ours[1])
-    assert [e.kind for e in ours[2] if e.step in (3, 4)] == [e.kind for e in theirs[2] if e.step in (3, 4)]
-    assert "unmeasured" in [e.kind for e in ours[2] if e.step == 3]
-    assert len(list((tmp_path / "log").iterdir())) == 1  # rank 0 alone writes
+def batch(index, rank, uneven=0):
+    generator = torch.Generator().manual_seed(10 * index + rank)
+    size = 4 + uneven * rank
+    return torch.randn(size, 12, generator=generator) * (1 + 3 * rank), torch.randint(
+        0, 5, (size,), generator=generator
+    )
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_decide_as_one(ranks, tmp_path):
+    (moves, readings, events), *others = run_on_ranks(guarded, tmp_path, ranks)
+    for their_moves, their_readings, their_events in others:
+        for mine, theirs in zip(moves, their_moves, strict=True):
+            assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+        assert [(r.step, r.r, r.scale) for r in readings] == [(r.step, r.r, r.scale) for r in their_readings]
+        assert [(e.step, e.kind) for e in events] == [(e.step, e.kind) for e in their_events]
+    for reading in [r for r in readings if r.step < 4]:
+        x = torch.cat([batch(reading.step, rank)[0] for rank in range(reading.step == 2, ranks)])
+        old, new = moves[reading.step : reading.step + 2]
+        assert reading.r * reading.scale == pytest.approx(dense_r(mlp(), old, new, x), rel=1e-4)
+        assert reading.scale < 1
+    assert [r.step for r in readings] == [0, 1, 2, 4, 5] and readings[3].scale == 0
+    assert [e.kind for e in events if e.step == 3] == ["unmeasured"]
+    assert len(list((tmp_path / "log").iterdir())) == 1  # the first rank alone writes
+
+
+def disagreeing(rank, folder):
+    torch.manual_seed(0)
+    model = DistributedDataParallel(mlp())
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    memory = Memory()
+    with stepguard.attach(model, optimizer, recorders=[memory]) as guard:
+        guard._pacing.worth_watching = lambda step: rank == 0 or step != 20
+        guard._pacing._trigger.due = lambda step, norms: "old" if rank and step in (20, 22) else None
+        for index in range(24):
+            x, y = batch(index, rank)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    return [(r.step, r.r, r.scale) for r in memory.readings]
+
+
+def test_a_rank_that_would_rather_wait_is_waited_for(tmp_path):
+    ours, theirs = run_on_ranks(disagreeing, tmp_path)
+    assert ours == theirs
+    assert [step for step, _, _ in ours] == [22]  # at 20 it had not watched
+
+
+def uneven(rank, folder):
+    found = []
+    for attached in (False, True):
+        torch.manual_seed(0)
+        model = DistributedDataParallel(mlp())
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        memory = Memory()
+        with model.join(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            guards = [
+                stepguard.attach(model, optimizer, recorders=[memory]),
+                stepguard.monitor_collapse(model, optimizer, recorders=[memory], cadence=1),
+            ]
+            for guard in guards if not attached else ():
+                guard.detach()
+            for index in range(3 + 2 * rank):  # the first rank has fewer batches
+                x, y = batch(index, rank, uneven=1)
+                optimizer.zero_grad()
+                F.cross_entropy(model(x), y).backward()
+                optimizer.step()
+        found.append((parameters_of(model.module), [e.message for e in memory.events if e.kind == "unmeasured"]))
+    return found
+
+
+def test_ranks_that_run_out_of_batches(tmp_path):
+    for rank, ((alone, _), (guarded, why)) in enumerate(run_on_ranks(uneven, tmp_path)):
+        assert all(torch.equal(alone[name], guarded[name]) for name in alone)
+        assert len(why) == 2 * (3 + 2 * rank) and all("Inside DistributedDataParallel.join" in w for w in why)
 
 
 def watched(rank, folder):
