@@ -98,8 +98,8 @@ class StepGuard(EachOptimizer[Guard]):
             notes.own.optimizer,
             self._settings,
             [notes],
-            lambda: not_logging(pl_module),
-            schedule_of(trainer),
+            shield=lambda: not_logging(pl_module),
+            schedule=schedule_of(trainer),
             label=notes.own.label,
         )
 

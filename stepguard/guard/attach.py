@@ -162,7 +162,7 @@ def monitor_collapse(
     model, optimizer = unwrapped(model, optimizer)
     settings = CollapseSettings(on_warning, cadence, horizon, headroom, per_layer, strict).checked()
     check_owned(model, optimizer)
-    return CollapseMonitor(model, optimizer, settings, _places(log_dir, recorders), engine)
+    return CollapseMonitor(model, optimizer, settings, _places(log_dir, recorders), engine=engine)
 
 
 def unwrapped(model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:

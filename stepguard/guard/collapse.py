@@ -46,6 +46,7 @@ class CollapseMonitor:
         optimizer: Optimizer,
         settings: CollapseSettings,
         recorders: Sequence[Recorder] = (),
+        *,
         engine: nn.Module | None = None,
         label: str = "",
     ):

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -49,6 +48,7 @@ class Guard:
         optimizer: Optimizer,
         settings: Settings,
         recorders: Sequence[Recorder] = (),
+        *,
         shield: Callable[[], AbstractContextManager[Any]] = nullcontext,
         schedule: Schedule | None = None,
         engine: nn.Module | None = None,
@@ -73,14 +73,13 @@ class Guard:
         self._previous_end: float | None = None
         self._statistics = RunningStatistics(model) if settings.action != "observe" else None
         keep = self._statistics.keep if self._statistics else None
-        since = partial(moved_since, model=model, own=self._movement)
         self._probe = Probe(
             model,
             self._parameters,
             settings.logits,
             settings.forward,
             before_first=keep,
-            how=Manner(shield, settings.batch_norm == "eval", set(), since),
+            how=Manner(shield, settings.batch_norm == "eval", set(), lambda moment: moved_since(moment, model)),
             worth=lambda: self._pacing.worth_watching(self.step),
         )
         self._probe.keeps_logits = settings.screens

@@ -75,17 +75,17 @@ class Movement:
 _all: WeakSet[Movement] = WeakSet()
 
 
-def moved_since(moment: int, model: nn.Module, own: Movement) -> list[tuple[Tensor, Tensor]]:
-    """What other guarded optimizers have moved in a model after a moment, and where it was before they last did.
+def moved_since(moment: int, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """What guarded optimizers have moved in a model after a moment, and where it was before they last did.
 
     Where several share a backward pass, the first to make its step moves the model under the others, whose updates are
     still to be seen from where their gradients were taken.
     """
-    late = [movement for movement in list(_all) if movement.moment > moment and movement is not own]
+    late = [movement for movement in list(_all) if movement.moment > moment]
     if not late:
         return []
-    theirs = {p for p in model.parameters() if not is_sharded(p)} - set(own.params)
-    return [(p, old) for m in late for p, old in zip(m.params, m.old, strict=True) if p in theirs]
+    own = set(model.parameters())
+    return [(p, old) for m in late for p, old in zip(m.params, m.old, strict=True) if p in own and not is_sharded(p)]
 
 
 def as_floats(numbers: Sequence[Tensor]) -> list[float]:

@@ -130,10 +130,8 @@ class Probe:
                 spreads = self._of(batches(seen.reached), place, screen)
         except Exception as error:
             self._look_again(watch)
-            if isinstance(error, OtherLogitsError):
-                now = watch.changes_by_others()
-                if any(call.others != now for call in modules_called(seen.reached)):
-                    raise ValueError(MOVED_BY_ANOTHER) from None
+            if isinstance(error, OtherLogitsError) and _others_moved(watch, seen):
+                raise ValueError(MOVED_BY_ANOTHER) from None
             raise
         if spreads is None:
             self._look_again(watch)
@@ -170,3 +168,9 @@ class Probe:
             return None
         self.found = ", ".join(sorted({rerun.describe() for rerun in reruns}))
         return torch.cat([s.flatten() for s in spreads])
+
+
+def _others_moved(watch: Watch, seen: SeenStep) -> bool:
+    """Whether parameters that are another optimizer's are others by now than when the forward was made."""
+    now = watch.changes_by_others()
+    return any(call.others != now for call in modules_called(seen.reached))

@@ -249,7 +249,8 @@ class Rerun:
     @contextmanager
     def _others_as_they_were(self, step: Step, values: Values) -> Iterator[None]:
         """What another optimizer has moved since this call is where it was, itself or what stands for it."""
-        others = [(values.by_parameter.get(p, p), old) for p, old in self._how.since(step.order)]
+        since = [(p, old) for p, old in self._how.since(step.order) if p not in self._elsewhere.moved]
+        others = [(values.by_parameter.get(p, p), old) for p, old in since]
         kept = [(tensor, tensor.data) for tensor, _ in others]
         try:
             for tensor, old in others:

@@ -34,6 +34,7 @@ class Sharded:
 
     def __init__(self, model: nn.Module, moves: Sequence[Move], units: Sequence[Unit], lend: Lending):
         self._model, self._units, self._lend = model, units, lend
+        self.moved = {p for p, _, _ in moves}
         mine = {p for unit in units for p in unit.slots}
         self._others = [move for move in moves if move[0] not in mine]
         self.half = any(p.dtype in HALVES for p in model.parameters()) or any(u.computes_in in HALVES for u in units)

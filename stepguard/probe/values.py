@@ -26,9 +26,11 @@ class Elsewhere(Protocol):
 
     Attributes:
         half: Whether it computes in half precision, so that a difference of its logits has no digits.
+        moved: The parameters that the update moves.
     """
 
     half: bool
+    moved: set[Tensor]
 
     def along(self) -> AbstractContextManager[Values]:
         """At the values before the step, as dual tensors with the update as tangent; at a dual level."""

@@ -20,7 +20,7 @@ class Whole:
     """
 
     def __init__(self, model: nn.Module, moves: Sequence[Move]):
-        self._model, self._moves = model, moves
+        self._model, self._moves, self.moved = model, moves, {p for p, _, _ in moves}
         self.half = any(p.dtype in HALVES for p in model.parameters())
 
     @contextmanager
