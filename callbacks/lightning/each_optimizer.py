@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 
 from stepguard.callbacks.lightning.loggers import Thinning, axis, tell
-from stepguard.callbacks.lightning.names import Callback
+from stepguard.callbacks.lightning.names import Callback, misconfiguration
 from stepguard.callbacks.lightning.optimizers import Own, checked_index, chosen
 from stepguard.guard import CollapseMonitor, Guard
 from stepguard.probe import no_modes
@@ -73,7 +73,10 @@ class EachOptimizer(Callback, Generic[Watcher]):
         # A watcher that is alone keeps its state as it is, and alone it was the first.
         states = self._state.get("optimizers", {owns[0].number: self._state} if self._state else {})
         for notes in self._notes:
-            watcher = self._watch(trainer, pl_module, notes)
+            try:
+                watcher = self._watch(trainer, pl_module, notes)
+            except ValueError as error:
+                raise misconfiguration(trainer, f"{type(self).__name__}: {notes.own.label}{error}") from error
             self._watchers.append(watcher)
             if state := states.get(notes.own.number):
                 watcher.load_state_dict(state)
@@ -114,8 +117,8 @@ class EachOptimizer(Callback, Generic[Watcher]):
     def state_dict(self) -> dict[str, Any]:
         if not self._watchers:
             return self._state
-        states = {n.own.number: w.state_dict() for n, w in zip(self._notes, self._watchers, strict=True)}
-        return {"optimizers": states} if len(states) > 1 else next(iter(states.values()))
+        states = {n.own.number: w.state_dict() for n, w in zip(self._notes, self._watchers, strict=False)}
+        return {"optimizers": states} if len(self._notes) > 1 else next(iter(states.values()))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._state = state_dict

@@ -132,8 +132,10 @@ class Guard:
         """Take up the state of an earlier guard."""
         self.step = state["step"]
         self.last = state["last"] and Reading(**state["last"])
-        self._probe.load_state_dict(state["probe"])
         self._pacing.load_state_dict(state.get("pacing"))
+        self._probe.take()  # whether the step that begins is watched follows from what is known by now
+        self._probe.resume()
+        self._probe.load_state_dict(state["probe"])
         if "calm" in state:
             self._calm.load_state_dict(state["calm"])
             self._outlook.load_state_dict(state["outlook"])

@@ -378,6 +378,14 @@ def test_an_optimizer_with_strangers_is_named(tmp_path):
         trainer(tmp_path, SoftmaxCollapseMonitor()).fit(module, data())
 
 
+def test_an_optimizer_that_two_guards_would_change(tmp_path):
+    module = Bare()
+    with pytest.raises(MisconfigurationException, match="StepGuard: optimizer 1, this optimizer is guarded already"):
+        trainer(tmp_path, StepGuard(optimizer=1), StepGuard()).fit(module, data())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+    trainer(tmp_path, StepGuard(optimizer=1), StepGuard("observe")).fit(module, data())
+
+
 @pytest.mark.parametrize("index", [-1, 1.0, True, "0"])
 def test_an_index_that_cannot_be(index):
     with pytest.raises(ValueError, match="optimizer must be None .* or an index"):
