@@ -194,10 +194,6 @@ class Guard:
             if self._due:
                 with no_modes():  # what a user counts is not for what we do
                     self._decide(seen, held, failure, started)
-        except Exception as error:  # what can fail is caught where it does; this is for what nobody thought of
-            if self._settings.strict:
-                raise
-            self._reporter.cannot(self.step, error, "was not looked after to its end")
         finally:
             if self._statistics and self._settings.forward:  # forwards are not seen, so the end of a step must do
                 self._statistics.keep()
@@ -229,10 +225,15 @@ class Guard:
                 self._pacing.unread(started - self._previous_end)
             return
         with uninterrupted():
-            if unwatched:
-                self._make_harmless(groups, asked, why, failure)
-            else:
-                self._act(seen, norms, groups, asked, why, failure, started)
+            try:
+                if unwatched:
+                    self._make_harmless(groups, asked, why, failure)
+                else:
+                    self._act(seen, norms, groups, asked, why, failure, started)
+            except Exception as error:  # what can fail is caught where it does; this is for what nobody thought of
+                if self._settings.strict:
+                    raise
+                self._reporter.cannot(self.step, error, "was not looked after to its end")
 
     def _act(
         self,
