@@ -15,7 +15,7 @@ from stepguard.guard.budget import Budget
 from stepguard.guard.collapse_settings import CollapseSettings
 from stepguard.guard.hooks import hook_step
 from stepguard.guard.interrupts import uninterrupted
-from stepguard.guard.ranks import check_joined, together
+from stepguard.guard.ranks import Ranks, together
 from stepguard.guard.reporter import Reporter
 from stepguard.guard.trend import Trend
 from stepguard.probe.loss_watch import LossWatch, SeenLosses
@@ -55,7 +55,7 @@ class CollapseMonitor:
         self.curing = False
         self.stop_reason: str | None = None
         self._model, self._optimizer, self._settings = model, optimizer, settings
-        self._engine = engine or model
+        self._ranks = Ranks(model, optimizer, engine)
         self._reporter = Reporter(recorders, settings.strict, label)
         self._alarm = Alarm(settings.headroom, settings.horizon)
         self._trend = Trend()
@@ -154,7 +154,7 @@ class CollapseMonitor:
         self._previous_end = now
 
     def _read(self, seen: SeenLosses, armed: bool) -> None:
-        check_joined(self._engine)
+        self._ranks.check()
         mine, failure = None, seen.error
         try:
             mine = None if failure else summary(seen.softmaxes, _QUANTILE)

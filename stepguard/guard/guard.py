@@ -7,23 +7,20 @@ from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stepguard.guard.calm import Asked, Calm
+from stepguard.guard.change import Change
 from stepguard.guard.cost import Cost
-from stepguard.guard.gradients import are_sound, gradients_of, return_gradients, withhold_gradients
 from stepguard.guard.hooks import hook_step, owners
 from stepguard.guard.interrupts import uninterrupted
-from stepguard.guard.kept_points import KeptPoints
 from stepguard.guard.known_optimizers import cautions
-from stepguard.guard.movement import Movement, moved_since
+from stepguard.guard.movement import moved_since
 from stepguard.guard.outlook import Outlook, Schedule
-from stepguard.guard.pacing import Pacing, Why, anywhere
+from stepguard.guard.pacing import Pacing, Why
 from stepguard.guard.policy import Settings, step_scale
-from stepguard.guard.ranks import agree, check_joined, check_ranks, whole_norms
-from stepguard.guard.statistics import RunningStatistics
+from stepguard.guard.ranks import Ranks
 from stepguard.guard.step_reporter import StepReporter
 from stepguard.probe import NOTHING_SEEN, Manner, NoSoftmaxError, Probe, Screen, SeenStep, no_modes
 from stepguard.records import Reading, Recorder
@@ -60,46 +57,40 @@ class Guard:
         self._refuse_a_second()
         self.last: Reading | None = None
         self.step = 0
-        self._sharded = check_ranks(model)
-        self._engine = engine or model
+        self._ranks = Ranks(model, optimizer, engine)
         self._reporter = StepReporter(recorders, settings, label)
-        self._movement = Movement()
-        changes = settings.action != "observe"
-        self._kept = KeptPoints(optimizer) if changes else None
-        self._pacing = Pacing(settings, optimizer)
+        self._change = Change(model, optimizer, self._ranks, settings.changes)
+        self._pacing = Pacing(settings, optimizer, self._ranks)
         self._calm = Calm()
         self._outlook = Outlook(settings.target, optimizer, schedule)
         self._due = self._ending = False
         self._failure: Exception | None = None
         self._seen = NOTHING_SEEN
-        self._held: list[tuple[Tensor, Tensor]] = []
         self._cost = Cost()
         self._previous_end: float | None = None
-        self._statistics = RunningStatistics(model) if changes else None
-        keep = self._statistics.keep if self._statistics else None
         self._probe = Probe(
             model,
             self._parameters,
             settings.logits,
             settings.forward,
-            before_first=keep,
+            before_first=self._change.keep_statistics,
             how=Manner(shield, settings.batch_norm == "eval", since=lambda moment: moved_since(moment, model)),
             worth=lambda: self._pacing.worth_watching(self.step),
         )
         self._probe.keeps_logits = settings.screens
         self._hooks = hook_step(optimizer, self._begin, self._end)
-        self._reporter.attached(cautions(optimizer, changes))
+        self._reporter.attached(cautions(optimizer, settings.changes))
 
     def detach(self) -> None:
         """Remove every hook and close the log; model and optimizer are as if never guarded."""
         for handle in self._hooks:
             handle.remove()
-        self._return_gradients()
+        self._change.return_gradients()
         self._probe.remove()
         self._reporter.close()
         self._hooks, self._due = (), False
         if not self._ending:
-            self._movement, self._kept = Movement(), None
+            self._change.forget()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()  # copies and pickles of what holds a guard are unguarded, and have None in its place
@@ -151,10 +142,6 @@ class Guard:
                 'give one of the two action="observe"'
             )
 
-    @property
-    def _device(self) -> torch.device:
-        return next(iter(self._parameters())).device
-
     def _parameters(self) -> list[Tensor]:
         return [p for group in self._optimizer.param_groups for p in group["params"]]
 
@@ -165,19 +152,18 @@ class Guard:
         # The batch is what was seen up to here: LBFGS calls its closure again at other parameters.
         self._seen = self._probe.take()
         self._due = self._pacing.looks_at(self.step)
-        self._return_gradients()  # of a step that raised and never came to its end
-        if self._due and not self._can_agree():
-            self._due = False
+        self._change.return_gradients()
+        if self._due:
+            try:
+                self._ranks.check()
+            except ValueError as error:
+                self._due = False  # and nobody must be asked anything
+                self._reporter.unmeasured(self.step, error)
         if self._due:
             try:
                 if moved:
                     raise ValueError(_MOVED)
-                if self._settings.action != "observe" and not self._gradients_are_sound():
-                    self._held = gradients_of(self._optimizer)
-                    withhold_gradients(self._held)
-                self._movement.begin(self._optimizer)
-                if self._kept:
-                    self._kept.begin()
+                self._change.begin()
             except Exception as error:
                 self._failure = error
         self._cost.stop(started, self._seen.seconds)
@@ -189,32 +175,32 @@ class Guard:
             self._probe.take()
             seen, self._seen = self._seen, NOTHING_SEEN
             failure, self._failure = self._failure, None
-            held = bool(self._held)
-            self._return_gradients()
+            withheld = self._change.withheld
+            self._change.return_gradients()
             if self._due:
                 with no_modes():  # what a user counts is not for what we do
-                    self._decide(seen, held, failure, started)
+                    self._decide(seen, withheld, failure, started)
         finally:
-            if self._statistics and self._settings.forward:  # forwards are not seen, so the end of a step must do
-                self._statistics.keep()
+            if self._settings.forward:  # forwards are not seen, so the end of a step must do
+                self._change.keep_statistics()
             self._due = self._ending = False
             if not self._hooks:  # detached meanwhile, by a hook or another thread
-                self._movement, self._kept = Movement(), None
+                self._change.forget()
             self.step += 1
             self._probe.resume()
             self._previous_end = time.perf_counter()
             self._cost.stop(started)
 
-    def _return_gradients(self) -> None:
-        return_gradients(self._held)
-        self._held = []
-
     def _decide(self, seen: SeenStep, withheld: bool, failure: Exception | None, started: float) -> None:
-        norms, failure = self._norms(failure)
+        norms: list[float] = []
+        try:
+            norms = self._change.end(known=failure is None)
+        except Exception as error:
+            failure = error
         tau = math.hypot(*norms) if failure is None and not withheld else math.nan
-        groups = self._movement.by_group(norms) if failure is None else None
+        groups = self._change.by_group(norms) if failure is None else None
         unwatched = not seen.watched and failure is None and 0 < tau < math.inf
-        why, unwatched = self._pacing.why(self.step, groups if not withheld else None, unwatched, self._device)
+        why, unwatched = self._pacing.why(self.step, groups if not withheld else None, unwatched)
         asked = Asked(tau, self._pacing.rates, sum(norm > 0 for norm in norms))
         if why is None or (why == "old" and unwatched):  # the next one will be watched, and do as well
             if tau == 0:
@@ -255,7 +241,7 @@ class Guard:
             failure = error
         try:
             # Whatever happened here, the other ranks wait for this.
-            r = agree(r, self._device)
+            r = self._ranks.agree(r)
         except Exception as error:
             r, failure = None, error
         if r is None or r < 0:
@@ -264,45 +250,9 @@ class Guard:
             self._reporter.skipped(self.step)
         else:
             scale = self._scale(r, asked)
-            self._rescale(scale)
+            self._change.rescale(scale)
             self._pacing.read(self.step, r, groups or [], time.perf_counter() - started)
             self._report(r, tau, scale, why, self._probe.method)
-
-    def _can_agree(self) -> bool:
-        try:
-            check_joined(self._engine)
-        except ValueError as error:
-            self._reporter.unmeasured(self.step, error)
-            return False
-        return True
-
-    def _gradients_are_sound(self) -> bool:
-        """Of sharded ones all that any rank has; all gradients are whole elsewhere, and the same."""
-        if not self._sharded:
-            return are_sound(self._optimizer)
-        sound, failure = False, None
-        try:
-            sound = are_sound(self._optimizer)
-        except Exception as error:
-            failure = error
-        sound = not anywhere(not sound, self._device)
-        if failure:
-            raise failure
-        return sound
-
-    def _norms(self, failure: Exception | None) -> tuple[list[float], Exception | None]:
-        """Of each parameter's part of the update, and what has gone wrong up to then."""
-        norms = None
-        try:
-            norms = self._movement.end() if failure is None else None
-        except Exception as error:
-            failure = error
-        if self._sharded:
-            try:
-                norms = whole_norms(norms, self._parameters(), self._device)
-            except Exception as error:
-                norms, failure = None, failure or error
-        return norms or [], failure
 
     def _scale(self, r: float, asked: Asked) -> float:
         """What to multiply the update by, the same on all ranks, whose r this is."""
@@ -311,7 +261,7 @@ class Guard:
             return scale
         calm = self._back_to_calm(r, asked)
         try:
-            return scale if scale == 1 else -(agree(-calm, self._device) or -scale)
+            return scale if scale == 1 else -(self._ranks.agree(-calm) or -scale)
         except Exception:  # nobody to agree with any more
             return calm
 
@@ -326,27 +276,18 @@ class Guard:
         if r > self._settings.target:
             scale = min(scale, self._back_to_calm(r, asked))
         try:
-            cut = agree(None if failure else -scale, self._device)
+            cut = self._ranks.agree(None if failure else -scale)
         except Exception as error:
             cut, failure = None, error
         if cut is None:
             self._reporter.unmeasured(self.step, failure)
             return
         scale = 1.0 if self._settings.action == "observe" else -cut
-        self._rescale(scale)
+        self._change.rescale(scale)
         self._report(r, asked.tau, scale, why, "prediction")
 
-    def _rescale(self, scale: float) -> None:
-        if scale != 1:
-            self._movement.rescale(scale)
-            if self._kept:
-                self._kept.rescale(scale, self._movement)
-        if scale == 0 and self._statistics:
-            self._statistics.put_back()
-
     def _measure(self, seen: SeenStep, norms: list[float], why: Why) -> float:
-        m = self._movement
-        moved = [(p, old, u) for p, old, u, norm in zip(m.params, m.old, m.update, norms, strict=True) if norm > 0]
+        moved = self._change.moves(norms)
         before = self._probe.estimator.kind
         screens = self._settings.screens and why in ("told", "near")
         screen = Screen(self._pacing.expected(), _SCREENED * self._settings.target) if screens else None

@@ -59,7 +59,7 @@ class Movement:
             torch._foreach_sub_(self.update, self.old)
         return as_floats(torch._foreach_norm(self.update))
 
-    def by_group(self, norms: list[float]) -> list[float]:
+    def by_group(self, norms: Sequence[float]) -> list[float]:
         """Norms of the parts, from those of :meth:`end`, of each parameter group as a whole."""
         each = iter(norms)
         return [math.hypot(*itertools.islice(each, size)) for size in self.groups]

@@ -4,24 +4,15 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
-import torch
 from torch.optim import Optimizer
 
 from stepguard.guard.policy import Settings
-from stepguard.guard.ranks import largest
+from stepguard.guard.ranks import Ranks
 from stepguard.guard.trigger import Trigger
 
 Why = Literal["old", "near", "first", "told"]
 _WHY: tuple[Why | None, ...] = (None, *get_args(Why))
 """From what matters least on."""
-
-
-def anywhere(here: bool, device: torch.device) -> bool:
-    """Whether it is so on any rank; where ranks cannot talk any more, whether it is so here."""
-    try:
-        return largest([here], device) == [1]
-    except Exception:
-        return here
 
 
 class Pacing:
@@ -30,13 +21,14 @@ class Pacing:
     Args:
         settings: The guard's.
         optimizer: Whose steps they are.
+        ranks: Those that make them.
 
     Attributes:
         rates: The learning rate of each parameter group at the last step that was looked at.
     """
 
-    def __init__(self, settings: Settings, optimizer: Optimizer):
-        self._optimizer, self._every = optimizer, settings.every
+    def __init__(self, settings: Settings, optimizer: Optimizer, ranks: Ranks):
+        self._optimizer, self._ranks, self._every = optimizer, ranks, settings.every
         self._trigger = Trigger(settings.target, settings.budget) if settings.triggered else None
         self.rates: list[float] = []
         self._norms: list[float] = []
@@ -58,22 +50,19 @@ class Pacing:
             return True
         return self._trigger.worth_watching(step, [max(g, 1.0) * n for g, n in zip(grown, self._norms, strict=True)])
 
-    def why(
-        self, step: int, norms: Sequence[float] | None, unwatched: bool, device: torch.device
-    ) -> tuple[Why | None, bool]:
+    def why(self, step: int, norms: Sequence[float] | None, unwatched: bool) -> tuple[Why | None, bool]:
         """Why this step must be measured, on any rank, None if it need not be; and whether it came unwatched to any.
 
         Args:
             step: Its number.
             norms: Euclidean norm of each parameter group's part of the update; None if that could not be found out.
             unwatched: Whether its forward was not watched here.
-            device: Where ranks talk to each other.
         """
         if norms is not None and 0 < math.hypot(*norms) < math.inf:
             self._norms, self.rates = list(norms), self._rates_now()
         why = self._why_here(step, norms)
         try:
-            place, unseen = largest([_WHY.index(why), unwatched], device)
+            place, unseen = self._ranks.largest([_WHY.index(why), unwatched])
         except Exception:  # nobody to agree with any more
             return why, unwatched
         return _WHY[int(place)], bool(unseen)

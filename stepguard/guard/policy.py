@@ -53,6 +53,11 @@ class Settings(NamedTuple):
     clamp_to: ClampTo = "calm"
 
     @property
+    def changes(self) -> bool:
+        """Whether steps may be changed."""
+        return self.action != "observe"
+
+    @property
     def every(self) -> int:
         """Steps from one measurement to the next, if nothing else decides that."""
         return self.cadence if isinstance(self.cadence, int) else 1

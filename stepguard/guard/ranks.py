@@ -1,84 +1,113 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.optim import Optimizer
 
+from stepguard.guard.gradients import are_sound
 from stepguard.probe import check_sharding, copies, is_sharded
 from stepguard.probe.summary import Summary, merged
 
 
-def agree(r: float | None, device: torch.device) -> float | None:
-    """One r for all ranks: the largest anywhere, None if any rank could not measure.
+class Ranks:
+    """What the processes that train a model agree on; one alone is of its own opinion.
 
-    A collective wherever torch.distributed runs more than one process: every rank calls it once a
-    step, whatever happened there.
-    """
-    if not _several():
-        return r
-    # MAX is not defined for nan, and a nan anywhere must count as unsafe everywhere.
-    value = math.inf if r is None or math.isnan(r) else r
-    message = torch.tensor([value, float(r is None)], dtype=torch.float32, device=device)
-    distributed.all_reduce(message, op=distributed.ReduceOp.MAX)
-    largest, missing = message.tolist()
-    if missing:
-        return None
-    # A rank's own number keeps its float64 digits only where it stands alone.
-    return float(largest)
-
-
-def largest(numbers: Sequence[float], device: torch.device) -> list[float]:
-    """Of each number the largest anywhere; a collective as :func:`agree` is. None of them may be nan."""
-    if not _several():
-        return list(numbers)
-    message = torch.tensor(numbers, dtype=torch.float32, device=device)
-    distributed.all_reduce(message, op=distributed.ReduceOp.MAX)
-    found: list[float] = message.tolist()
-    return found
-
-
-def whole_norms(parts: Sequence[float] | None, parameters: Sequence[Tensor], device: torch.device) -> list[float]:
-    """Norms of tensors, from those of the parts that each rank has; a collective as :func:`agree` is.
+    What asks the others is a collective: every rank calls it at the same steps, whatever happened there.
 
     Args:
-        parts: Of what this rank has; None if that could not be found out, and then no rank learns of any.
-        parameters: What they are of; of those that are not sharded each rank has all.
-        device: Where ranks talk to each other.
-    """
-    ranks = distributed.get_world_size()
-    squares = [math.nan] * len(parameters)
-    if parts is not None:
-        squares = [part * part / copies(p, ranks) for part, p in zip(parts, parameters, strict=True)]
-    message = torch.tensor(squares, dtype=torch.float64, device=device)
-    distributed.all_reduce(message)
-    return [math.sqrt(square) for square in message.tolist()]
-
-
-def check_ranks(model: nn.Module) -> bool:
-    """Whether parameters are sharded over ranks.
+        model: What is trained.
+        optimizer: By which; its parameters tell where ranks talk to each other.
+        engine: What the training code calls, where that is another module around the model.
 
     Raises:
-        ValueError: If they are in a way that cannot be measured.
+        ValueError: If parameters are sharded in a way that cannot be measured.
     """
-    check_sharding(model, distributed.get_world_size() if _several() else 1)
-    return any(is_sharded(p) for p in model.parameters())
 
+    def __init__(self, model: nn.Module, optimizer: Optimizer, engine: nn.Module | None = None):
+        check_sharding(model, distributed.get_world_size() if _several() else 1)
+        self._optimizer, self._engine = optimizer, engine or model
+        self._sharded = any(is_sharded(p) for p in model.parameters())
 
-def check_joined(engine: nn.Module) -> None:
-    """Refuse a step in which ranks may be missing.
+    def check(self) -> None:
+        """Refuse a step in which some may be missing.
 
-    Raises:
-        ValueError: Inside ``DistributedDataParallel.join``.
-    """
-    config = getattr(engine, "_join_config", None)
-    if config and config.enable and _several():
-        raise ValueError(
-            "Inside DistributedDataParallel.join, ranks that have no more batches take no part in what the others "
-            "agree on. Give all ranks as many batches instead, as DistributedSampler does"
-        )
+        Raises:
+            ValueError: Inside ``DistributedDataParallel.join``.
+        """
+        config = getattr(self._engine, "_join_config", None)
+        if config and config.enable and _several():
+            raise ValueError(
+                "Inside DistributedDataParallel.join, ranks that have no more batches take no part in what the others "
+                "agree on. Give all ranks as many batches instead, as DistributedSampler does"
+            )
+
+    def agree(self, r: float | None) -> float | None:
+        """One r for all ranks: the largest anywhere, None if any rank could not measure."""
+        if not _several():
+            return r
+        # MAX is not defined for nan, and a nan anywhere must count as unsafe everywhere.
+        value = math.inf if r is None or math.isnan(r) else r
+        found, missing = self.largest([value, r is None])
+        # A rank's own number keeps its float64 digits only where it stands alone.
+        return None if missing else found
+
+    def largest(self, numbers: Sequence[float]) -> list[float]:
+        """Of each number the largest anywhere; none of them may be nan."""
+        if not _several():
+            return list(numbers)
+        message = torch.tensor(numbers, dtype=torch.float32, device=self._parameters[0].device)
+        distributed.all_reduce(message, op=distributed.ReduceOp.MAX)
+        found: list[float] = message.tolist()
+        return found
+
+    def have_sound_gradients(self) -> bool:
+        """Whether all gradients are finite; sharded ones on all ranks, while whole ones are the same everywhere."""
+        sound, failure = False, None
+        try:
+            sound = are_sound(self._optimizer)
+        except Exception as error:
+            failure = error
+        if self._sharded:
+            with suppress(Exception):  # nobody to agree with any more
+                sound = self.largest([not sound]) == [0]
+        if failure:
+            raise failure
+        return sound
+
+    def norms(self, parts: Callable[[], list[float]] | None) -> list[float]:
+        """Norms of whole tensors.
+
+        Args:
+            parts: Gives those of the parts that this rank has, of what the optimizer moves; None if it cannot.
+
+        Raises:
+            Exception: What ``parts`` raises, here; elsewhere all norms are nan then.
+        """
+        found, failure = None, None
+        try:
+            found = parts() if parts else None
+        except Exception as error:
+            failure = error
+        if self._sharded:
+            parameters, ranks = self._parameters, distributed.get_world_size()
+            squares = [math.nan] * len(parameters)
+            if found is not None:
+                squares = [part * part / copies(p, ranks) for part, p in zip(found, parameters, strict=True)]
+            message = torch.tensor(squares, dtype=torch.float64, device=parameters[0].device)
+            distributed.all_reduce(message)
+            found = [math.sqrt(square) for square in message.tolist()]
+        if failure:
+            raise failure
+        return found or []
+
+    @property
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
 
 
 def is_first() -> bool:
@@ -89,7 +118,7 @@ def is_first() -> bool:
 def together(mine: Summary | None, every: int) -> tuple[Summary | None, int]:
     """One summary of the samples of all ranks, and the largest of their cadences.
 
-    A collective, as :func:`agree` is: every rank calls it at the same steps, whatever happened there.
+    A collective: every rank calls it at the same steps, whatever happened there.
     """
     if not _several():
         return mine, every

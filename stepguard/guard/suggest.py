@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from stepguard.guard.attach import check_owned, unwrapped
 from stepguard.guard.movement import Movement
-from stepguard.guard.ranks import agree, check_ranks, whole_norms
+from stepguard.guard.ranks import Ranks
 from stepguard.guard.untouched import untouched
 from stepguard.probe import Probe, SeenStep, no_modes
 
@@ -125,7 +125,7 @@ def _ratios(
 ) -> tuple[float, float]:
     """What r is of the step that the optimizer would make now, and of one when the run has settled."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    probe, kept, sharded = Probe(model, lambda: parameters), [], check_ranks(model)
+    probe, kept, ranks = Probe(model, lambda: parameters), [], Ranks(model, optimizer)
     try:
         for batch in batches:
             probe.take()
@@ -145,7 +145,7 @@ def _ratios(
                 for p, gradient in zip(parameters, each, strict=True):
                     p.grad = gradient if gradient is None else gradient.clone()
                 _step(optimizer)
-            r = _of_all_ranks(lambda: _r(probe, seen, movement, sharded), parameters[0].device)
+            r = _of_all_ranks(ranks, lambda: _r(probe, seen, movement, ranks))
             movement.rescale(0.0)
             return r
 
@@ -168,28 +168,26 @@ def _step(optimizer: Optimizer) -> None:
         raise ValueError(f"{type(optimizer).__name__} needs a closure, and so cannot be given gradients") from error
 
 
-def _of_all_ranks(measured: Callable[[], float], device: torch.device) -> float:
+def _of_all_ranks(ranks: Ranks, measured: Callable[[], float]) -> float:
     """The largest r; what a rank cannot measure none has."""
     r, failure = None, None
     try:
         r = measured()
     except Exception as error:
         failure = error
-    agreed = agree(r, device)
+    agreed = ranks.agree(r)
     if agreed is None:
         raise failure or ValueError("another rank could not measure r, and says why")
     return agreed
 
 
-def _r(probe: Probe, seen: SeenStep, movement: Movement, sharded: bool) -> float:
+def _r(probe: Probe, seen: SeenStep, movement: Movement, ranks: Ranks) -> float:
     """The normalized step ratio of a movement, on the batch that was seen.
 
     Raises:
         ValueError: If it has none.
     """
-    norms = movement.end()
-    if sharded:
-        norms = whole_norms(norms, movement.params, movement.old[0].device)
+    norms = ranks.norms(movement.end)
     if not math.isfinite(math.hypot(*norms)):
         raise ValueError("the optimizer's step is not finite, so there is nothing to measure")
     each = zip(movement.params, movement.old, movement.update, norms, strict=True)

@@ -61,8 +61,8 @@ FAILURES = {
     "a module that is entered": in_ours("stepguard.probe.memory:ForwardMemory.keep"),
     "theta_old": in_ours("stepguard.guard.movement:Movement.begin"),
     "the update": in_ours("stepguard.guard.movement:Movement.end"),
-    "gradients that are looked at": in_ours("stepguard.guard.guard:are_sound"),
-    "the word of the other ranks": in_ours("stepguard.guard.guard:agree"),
+    "gradients that are looked at": in_ours("stepguard.guard.ranks:are_sound"),
+    "the word of the other ranks": in_ours("stepguard.guard.ranks:Ranks.agree"),
     "what nobody thought of": in_ours("stepguard.guard.calm:Calm.scale"),
 }
 

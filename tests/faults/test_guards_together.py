@@ -157,7 +157,7 @@ def test_detached_within_a_measurement_the_step_is_finished():
     old, new = run.parameters(), unguarded_step(run)
     run.optimizer.step()
     handle.remove()
-    assert place(old, new, run.parameters()) == "clamped" and not hooks_of(run) and run.guard._movement.params == []
+    assert place(old, new, run.parameters()) == "clamped" and not hooks_of(run) and run.guard._change._movement.params == []
 
 
 def test_gradients_that_are_withheld_come_back_where_the_step_never_ended():

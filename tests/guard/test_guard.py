@@ -435,7 +435,7 @@ def test_an_optimizer_without_a_learning_rate(batch):
         optimizer.register_step_post_hook(lambda *_: None)
         optimizer.step()
         optimizer.param_groups[0]["lr"] = None
-        guard._movement.begin(optimizer)
+        guard._change._movement.begin(optimizer)
         guard._report(0.5, 1.0, 1.0, "told", 0.0)
     assert math.isnan(guard.last.lr)
 

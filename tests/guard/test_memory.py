@@ -36,7 +36,7 @@ class Run:
         with stepguard.attach(self.model, self.optimizer, strict=True, **settings) as guard:
             self.step(6)
             self.guard = guard  # whoever keeps it keeps nothing else
-            return [t.untyped_storage() for t in guard._movement.old + guard._movement.update]
+            return [t.untyped_storage() for t in guard._change._movement.old + guard._change._movement.update]
 
 
 @pytest.mark.parametrize("settings", [{}, {"cadence": "every", "screen": True}])

@@ -161,7 +161,7 @@ def loses_its_batch(rank):
 def breaks_as_the_step_begins(rank):
     def meddle(step, guard, optimizer):
         if step == 1 and rank == 0:
-            breaks(guard._movement, "begin", RuntimeError("broken"))
+            breaks(guard._change._movement, "begin", RuntimeError("broken"))
 
     return meddle
 
