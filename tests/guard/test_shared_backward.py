@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -34,6 +35,13 @@ SETTINGS = {
 }
 
 
+@pytest.fixture
+def attached():
+    """Attach, until the test is over: a guard that is forgotten goes on looking."""
+    with ExitStack() as stack:
+        yield lambda *args, **kwargs: stack.enter_context(stepguard.attach(*args, **kwargs))
+
+
 def optimizers_of(model, lr=0.3):
     return [torch.optim.SGD(part.parameters(), lr) for part in (model.body, model.head)]
 
@@ -41,11 +49,11 @@ def optimizers_of(model, lr=0.3):
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("forward", FORWARDS)
-def test_r_is_right_for_both(forward, dtype, settings, batch):
+def test_r_is_right_for_both(forward, dtype, settings, batch, attached):
     model, call, x = Net().to(dtype), FORWARDS[forward], batch[0].to(dtype)
     optimizers, found = optimizers_of(model), []
     options = {"action": "observe", "strict": True, **SETTINGS[settings]}
-    guards = [stepguard.attach(model, optimizer, **options) for optimizer in optimizers]
+    guards = [attached(model, optimizer, **options) for optimizer in optimizers]
     for _ in range(6):
         model.zero_grad()
         F.cross_entropy(call(model, x).float(), batch[1]).backward()
@@ -61,11 +69,11 @@ def test_r_is_right_for_both(forward, dtype, settings, batch):
     assert r == pytest.approx(references, rel=1e-4 if dtype == torch.float32 and settings != "a secant" else 0.05)
 
 
-def test_both_steps_end_at_their_target_and_the_log_has_no_gap(batch):
+def test_both_steps_end_at_their_target_and_the_log_has_no_gap(batch, attached):
     model, memories = Net(), [Memory(), Memory()]
     optimizers = optimizers_of(model, lr=100.0)
     for optimizer, memory in zip(optimizers, memories, strict=True):
-        stepguard.attach(model, optimizer, target=0.3, clamp_to="limit", recorders=[memory], strict=True)
+        attached(model, optimizer, target=0.3, clamp_to="limit", recorders=[memory], strict=True)
     for _ in range(5):
         model.zero_grad()
         F.cross_entropy(model(batch[0]), batch[1]).backward()
@@ -83,13 +91,13 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("why", UNKNOWN)
-def test_where_it_is_not_known_where_the_other_was(why, batch):
+def test_where_it_is_not_known_where_the_other_was(why, batch, attached):
     ours, others = UNKNOWN[why]
     model, memory = Net(), Memory()
     first, second = optimizers_of(model)
     if others is not None:
-        stepguard.attach(model, first, **others)
-    stepguard.attach(model, second, recorders=[memory], **ours)
+        attached(model, first, **others)
+    attached(model, second, recorders=[memory], **ours)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for _ in range(4):
@@ -102,11 +110,11 @@ def test_where_it_is_not_known_where_the_other_was(why, batch):
     assert missed == ([0, 1, 2, 3] if others is None else [1, 3])
 
 
-def test_a_guard_that_is_gone_leaves_nothing_for_others(batch):
+def test_a_guard_that_is_gone_leaves_nothing_for_others(batch, attached):
     model = Net()
     first, second = optimizers_of(model)
-    stepguard.attach(model, first).detach()
-    with stepguard.attach(model, second, action="observe", strict=True) as guard:
+    attached(model, first).detach()
+    with attached(model, second, action="observe", strict=True) as guard:
         for _ in range(2):
             model.zero_grad()
             F.cross_entropy(model(batch[0]), batch[1]).backward()
