@@ -30,7 +30,7 @@ class Ranks:
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, engine: nn.Module | None = None):
         check_sharding(model, distributed.get_world_size() if _several() else 1)
-        self._optimizer, self._engine = optimizer, engine or model
+        self._optimizer, self._engine = optimizer, model if engine is None else engine
         self._sharded = any(is_sharded(p) for p in model.parameters())
 
     def check(self) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fault_run import Run, X, Y, changed, everything, hooks_of, of_torch, place, unguarded_step
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
 import stepguard
@@ -76,7 +77,7 @@ def test_a_callback_beside_a_guard_is_refused_too():
     module = Module()
     data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), batch_size=3)
     quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
-    with stepguard.attach(module, module.optimizer), pytest.raises(ValueError, match="guarded already"):
+    with stepguard.attach(module, module.optimizer), pytest.raises(MisconfigurationException, match="guarded already"):
         Trainer(max_epochs=1, callbacks=[StepGuard()], accelerator="cpu", **quiet).fit(module, data)
 
 
@@ -157,7 +158,11 @@ def test_detached_within_a_measurement_the_step_is_finished():
     old, new = run.parameters(), unguarded_step(run)
     run.optimizer.step()
     handle.remove()
-    assert place(old, new, run.parameters()) == "clamped" and not hooks_of(run) and run.guard._change._movement.params == []
+    assert (
+        place(old, new, run.parameters()) == "clamped"
+        and not hooks_of(run)
+        and run.guard._change._movement.params == []
+    )
 
 
 def test_gradients_that_are_withheld_come_back_where_the_step_never_ended():

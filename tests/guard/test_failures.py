@@ -260,7 +260,7 @@ def test_ranks_that_cannot_talk_do_not_end_the_run(batch, monkeypatch):
     def fail(*args):
         raise RuntimeError("connection reset")
 
-    monkeypatch.setattr("stepguard.guard.guard.agree", fail)
+    monkeypatch.setattr("stepguard.guard.ranks.Ranks.agree", fail)
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with stepguard.attach(model, optimizer) as guard, pytest.warns(UserWarning, match="connection reset"):
