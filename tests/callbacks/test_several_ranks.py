@@ -1,4 +1,4 @@
-"""Trainers on two and four gloo processes: Lightning by DDP and by ModelParallelStrategy, accelerate by DDP."""
+"""Trainers on several gloo processes: Lightning by DDP and ModelParallelStrategy, the others by DDP."""
 
 import os
 import socket
@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from accelerate import Accelerator
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -14,16 +15,17 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from processes import run_on_ranks
 from reference import dense_r, mlp
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import distributed
+from torch import distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, TensorDataset
 
 import stepguard
 from stepguard.callbacks import SoftmaxCollapseMonitor, StepGuard
+from stepguard.callbacks.transformers import StepGuard as ForTrainer
 from stepguard.records import Memory
 
-TRAINERS = ["Lightning, ddp", "Lightning, fully_shard", "accelerate, ddp"]
+TRAINERS = ["Lightning, ddp", "Lightning, fully_shard", "accelerate, ddp", "Hugging Face, ddp"]
 BATCHES = 6
 
 
@@ -115,6 +117,49 @@ def loop(rank):
         return seen, guard.last, {"stepguard/r": guard.last.r}
 
 
+class WithLoss(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = mlp()
+
+    def forward(self, x, labels):
+        return {"loss": F.cross_entropy(self.model(x), labels)}
+
+
+class Recording(transformers.Trainer):
+    """The moves of the parameters, and the batch of each."""
+
+    seen = ()
+
+    def training_step(self, model, inputs, *args):
+        self.old, self.x = full(self.model), inputs["x"].clone()
+        return super().training_step(model, inputs, *args)
+
+
+class MovesOfATrainer(transformers.TrainerCallback):
+    def on_step_end(self, args, state, control, model=None, **others):
+        self.trainer.seen = [*self.trainer.seen, (self.trainer.old, full(model), self.trainer.x)]
+
+
+def train(folder):
+    ranks = distributed.get_world_size()
+    generator = torch.Generator().manual_seed(7)
+    count = 4 * BATCHES * ranks
+    x, y = torch.randn(count, 12, generator=generator), torch.randint(0, 5, (count,), generator=generator)
+    settings = {"max_grad_norm": 0.0, "optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant"}
+    args = transformers.TrainingArguments(
+        str(folder), num_train_epochs=1, per_device_train_batch_size=4, use_cpu=True, report_to="none",
+        save_strategy="no", logging_steps=1, disable_tqdm=True, **settings,
+    )  # fmt: skip
+    guard, moves = ForTrainer(target=0.1, cadence="every", strict=True), MovesOfATrainer()
+    samples = [{"x": a, "labels": b} for a, b in zip(x, y, strict=True)]
+    trainer = moves.trainer = Recording(WithLoss(), args, train_dataset=samples, callbacks=[moves, guard])
+    trainer.train()
+    logged = [entry["stepguard/r"] for entry in trainer.state.log_history if "stepguard/r" in entry]
+    return list(trainer.seen), guard.last, {"stepguard/r": logged[-1]}
+
+
 def everything(rank, folder):
     # What torchrun tells each process.
     ranks = distributed.get_world_size()
@@ -134,6 +179,7 @@ def everything(rank, folder):
         resumed = fit(rank, folder / f"second {name}", shards, epochs=2, ckpt_path=kept)
         found[f"{name}, resumed"] = whole, resumed
     found["accelerate, ddp"] = loop(rank)
+    found["Hugging Face, ddp"] = train(folder / "trainer")
     return found
 
 

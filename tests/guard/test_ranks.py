@@ -49,7 +49,7 @@ def batch(index, rank, uneven=0):
     )
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, 4], ids=["two ranks", "four ranks"])
 def test_ranks_decide_as_one(ranks, tmp_path):
     (moves, readings, events), *others = run_on_ranks(guarded, tmp_path, ranks)
     for their_moves, their_readings, their_events in others:
