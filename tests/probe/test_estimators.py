@@ -189,7 +189,7 @@ def test_a_difference_leaves_the_kept_parameters_alone_in_a_model_of_two_precisi
         F.cross_entropy(model(batch[0]), batch[1]).backward()
         optimizer.step()
         assert guard.last.estimator == "difference" and guard.last.breach
-        assert all(torch.equal(kept, old[n]) for kept, n in zip(guard._movement.old, old, strict=True))
+        assert all(torch.equal(kept, old[n]) for kept, n in zip(guard._change._movement.old, old, strict=True))
     assert torch.allclose(model[0].weight, old["0.weight"], atol=1e-4)
 
 
