@@ -6,10 +6,10 @@ PYTHONPATH=tests python -m compatibility
 import re
 import sys
 from collections import defaultdict
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-import torch
 
 TESTS = Path(__file__).parent
 PAGE = TESTS.parent / "docs" / "compatibility.md"
@@ -46,6 +46,7 @@ SECTIONS = {
         "faults/test_guards_together.py",
     ],
 }
+PACKAGES = ["torch", "lightning", "transformers", "accelerate"]
 HEAD = """\
 # In which trainers, on which ranks, after which faults
 
@@ -98,18 +99,12 @@ class Outcomes:
 
 
 def main():
-    import accelerate
-    import lightning
-    import transformers
-
     outcomes = Outcomes()
     files = [str(TESTS / file) for files in SECTIONS.values() for file in files]
     pytest.main(["-q", *files], plugins=[outcomes])
     if outcomes.failed:
         sys.exit(f"not written, for these did not pass: {outcomes.failed}")
-    versions = f"torch {torch.__version__.split('+')[0]}, " + ", ".join(
-        f"{module.__name__} {module.__version__}" for module in (lightning, transformers, accelerate)
-    )
+    versions = ", ".join(f"{name} {version(name).split('+')[0]}" for name in PACKAGES)
     PAGE.write_text(HEAD.format(versions=versions) + "\n".join(lines(outcomes.items)) + "\n")
 
 

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from stepguard.records.collapse import CollapseReading
+from stepguard.records.lines import FILE, SCHEMA
+from stepguard.records.reading import Event, Reading
+
+
+@dataclass
+class Run:
+    """What one file of records holds, as far as it has been read.
+
+    A run that went on from an earlier step has the steps from there on twice: the later ones count, as they did for it.
+
+    Attributes:
+        path: The file.
+        name: Of its folder, from where was looked, and of the optimizer if there are several.
+        starts: The first lines of the processes that wrote it.
+        readings: Of r, in the order of steps.
+        collapses: Looks at the softmax, likewise.
+        events: What happened, likewise; without their readings.
+        times: Unix time of each step that has a record.
+        notices: What could not be read.
+    """
+
+    path: Path
+    name: str = ""
+    starts: list[dict[str, Any]] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
+    collapses: list[CollapseReading] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    times: dict[int, float] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
+    _bytes: int = 0
+    _lines: int = 0
+    _begins: bool = False
+
+    def update(self) -> bool:
+        """Read what has been written since the last time; returns whether that was anything."""
+        with open(self.path, "rb") as file:
+            if file.seek(0, os.SEEK_END) < self._bytes:  # it is another one by now
+                vars(self).update(vars(Run(self.path, self.name)))
+            file.seek(self._bytes)
+            lines = file.read().split(b"\n")[:-1]  # what has no end yet is still being written
+        for line in lines:
+            self._lines += 1
+            self._bytes += len(line) + 1
+            if line.strip():
+                self._take(line)
+        return bool(lines)
+
+    def _take(self, line: bytes) -> None:
+        try:
+            values = json.loads(line)
+            kind = values.pop("kind")
+            if kind == "start":
+                self._start(values)
+            elif kind == "event":
+                self._put(self.events, Event(values["step"], values["event"], values["message"]), values)
+            elif kind == "reading":
+                self._put(self.readings, Reading(**_fields(Reading, values)), values)
+            elif kind == "collapse":
+                self._put(self.collapses, CollapseReading(**_fields(CollapseReading, values)), values)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self.notices.append(f"{self.path.name}, line {self._lines}: no record, left out")
+
+    def _start(self, values: dict[str, Any]) -> None:
+        self.starts.append(values)
+        self._begins = True
+        if values.get("schema") != SCHEMA:
+            known = f"this stepguard knows schema {SCHEMA}"
+            self.notices.append(f"{self.path.name}, line {self._lines}: schema {values.get('schema')}, {known}")
+
+    def _put(self, where: list[Any], what: Any, values: dict[str, Any]) -> None:
+        if self._begins:  # the first of a process; what an earlier one has from here on never was
+            self._begins = False
+            lists: list[list[Any]] = [self.readings, self.collapses, self.events]
+            for found in lists:
+                found[:] = [item for item in found if item.step < what.step]
+        where.append(what)
+        self.times[what.step] = float(values.get("time", 0.0))
+
+
+def read_runs(folder: str | PathLike[str]) -> list[Run]:
+    """Every run below a folder, by name; :meth:`Run.update` goes on reading one.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+
+    Example:
+        >>> import tempfile
+        >>> from stepguard.records import JsonLines
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     lines = JsonLines(folder)
+        ...     lines.event(Event(3, "skipped", "step 3 moved nothing"))
+        ...     lines.close()
+        ...     (run,) = read_runs(folder)
+        >>> run.events[0].message
+        'step 3 moved nothing'
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder {root}; give the log_dir of a run, or one that holds several")
+    runs = []
+    for path in sorted(root.rglob(FILE.format("*"))):
+        inside = path.parent.relative_to(root).as_posix()
+        optimizer = path.stem.removeprefix("stepguard").removeprefix("-")
+        runs.append(Run(path, " ".join(part for part in ("" if inside == "." else inside, optimizer) if part) or "."))
+        runs[-1].update()
+    return runs
+
+
+def _fields(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """Those that it has, with the numbers that JSON has not."""
+    found = {name: values[name] for name in kind._fields if name in values}
+    return {name: float(v) if v in ("inf", "-inf", "nan") and isinstance(v, str) else v for name, v in found.items()}

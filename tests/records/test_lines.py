@@ -1,0 +1,117 @@
+"""Records as lines of JSON: what is written is read again, whatever happened to the file."""
+
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import mlp
+
+import stepguard
+from stepguard.records import Event, JsonLines, Memory, Reading, read_runs
+
+
+def reading(step, r=0.5):
+    return Reading(step, r=r, tau=1.0, rho=2.0, spread=1.5, scale=1.0, lr=0.1, lr_applied=0.1, target=1.0)
+
+
+def write(folder, *records, **settings):
+    """By a process of its own."""
+    lines = JsonLines(folder, **settings)
+    for record in records:
+        lines.event(record) if isinstance(record, Event) else lines.reading(record)
+    lines.close()
+
+
+def test_all_of_it_comes_back(tmp_path, batch):
+    model, memory, lines = mlp(), Memory(), JsonLines(tmp_path, {"model": "mlp"})
+    optimizer = torch.optim.SGD(model.parameters(), lr=10.0)
+    with (
+        stepguard.attach(model, optimizer, target=0.2, recorders=[memory, lines]),
+        stepguard.monitor_collapse(model, optimizer, cadence=2, per_layer=True, recorders=[memory, lines]),
+    ):
+        for _ in range(6):
+            optimizer.zero_grad()
+            F.cross_entropy(model(batch[0]), batch[1]).backward()
+            optimizer.step()
+    (run,) = read_runs(tmp_path)
+    assert run.readings == memory.readings and run.collapses == memory.collapses
+    assert [e[:3] for e in run.events] == [e[:3] for e in memory.events]
+    assert run.starts[0]["model"] == "mlp" and not run.notices
+    assert list(run.times) == list(range(6))
+
+
+@pytest.mark.parametrize("r", [math.inf, -math.inf, math.nan])
+def test_numbers_that_json_does_not_have(tmp_path, r):
+    write(tmp_path, reading(0, r))
+    for line in (tmp_path / "stepguard.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)
+    (run,) = read_runs(tmp_path)
+    assert str(run.readings[0].r) == str(r)
+
+
+def test_what_is_still_being_written_is_waited_for(tmp_path):
+    write(tmp_path, reading(0))
+    (run,) = read_runs(tmp_path)
+    path = tmp_path / "stepguard.jsonl"
+    line = path.read_bytes().splitlines()[1].replace(b'"step": 0', b'"step": 1') + b"\n"
+    with open(path, "ab") as file:
+        file.write(line[:20])
+    assert not run.update() and len(run.readings) == 1 and not run.notices
+    with open(path, "ab") as file:
+        file.write(line[20:])
+    assert run.update() and [r.step for r in run.readings] == [0, 1]
+
+
+BROKEN = {
+    "a part of a line": b'{"kind": "reading", "step": 1, "r"',
+    "noise": bytes(range(256)).replace(b"\n", b""),
+    "a line of something else": b"[1, 2]",
+    "a reading without its fields": b'{"kind": "reading", "step": 1}',
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_broken_line_is_left_out_and_told(tmp_path, broken):
+    write(tmp_path, reading(0))
+    with open(tmp_path / "stepguard.jsonl", "ab") as file:
+        file.write(BROKEN[broken])
+    write(tmp_path, reading(1))  # begins a line of its own
+    (run,) = read_runs(tmp_path)
+    assert [r.step for r in run.readings] == [0, 1]
+    assert run.notices == ["stepguard.jsonl, line 3: no record, left out"]
+
+
+def test_of_a_run_that_went_on_from_earlier_the_later_steps_count(tmp_path):
+    write(tmp_path, *(reading(step, r=0.1) for step in range(5)), Event(4, "skipped", "step 4 moved nothing"))
+    write(tmp_path, reading(3, r=0.2))
+    (run,) = read_runs(tmp_path)
+    assert [(r.step, r.r) for r in run.readings] == [(0, 0.1), (1, 0.1), (2, 0.1), (3, 0.2)]
+    assert not run.events and len(run.starts) == 2
+
+
+def test_a_file_that_begins_anew_is_read_anew(tmp_path):
+    write(tmp_path, *map(reading, range(5)))
+    (run,) = read_runs(tmp_path)
+    (tmp_path / "stepguard.jsonl").unlink()
+    write(tmp_path, reading(7))
+    assert run.update() and [r.step for r in run.readings] == [7]
+
+
+def test_runs_have_the_names_of_their_folders(tmp_path):
+    write(tmp_path / "a" / "b", Event(0, "skipped", ""))
+    write(tmp_path, Event(0, "skipped", ""), name="1")
+    assert [run.name for run in read_runs(tmp_path)] == ["a/b", "1"]
+    assert [run.name for run in read_runs(tmp_path / "a" / "b")] == ["."]
+
+
+def test_another_schema_is_told(tmp_path):
+    write(tmp_path, reading(0), about={"schema": 99})
+    (run,) = read_runs(tmp_path)
+    assert run.notices == ["stepguard.jsonl, line 1: schema 99, this stepguard knows schema 1"]
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="give the log_dir of a run"):
+        read_runs(tmp_path / "nowhere")
