@@ -1,12 +1,12 @@
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import distributed, nn
 from torch.optim import Optimizer
 
-from stepguard import __version__
 from stepguard.guard.collapse_settings import CollapseSettings
 from stepguard.guard.policy import Settings
 
@@ -23,7 +23,7 @@ def about(model: nn.Module, optimizer: Optimizer, settings: Settings | CollapseS
     several = distributed.is_available() and distributed.is_initialized()
     return {
         "writes": "guard" if isinstance(settings, Settings) else "monitor",
-        "stepguard": __version__,
+        "stepguard": import_module("stepguard").__version__,
         "torch": torch.__version__,
         "world_size": distributed.get_world_size() if several else 1,
         "model": type(model).__name__,

@@ -196,9 +196,7 @@ def _taken_off(wrapped: Any, inner: str) -> Any:
     return getattr(wrapped, inner, wrapped) if type(wrapped).__module__.split(".")[0] in _TRAINERS else wrapped
 
 
-def _places(
-    log_dir: str | PathLike[str] | None, recorders: Sequence[Recorder], said: dict[str, Any]
-) -> list[Recorder]:
+def _places(log_dir: str | PathLike[str] | None, recorders: Sequence[Recorder], said: dict[str, Any]) -> list[Recorder]:
     if log_dir is None or not is_first():
         return list(recorders)
     # The lines first: a folder that cannot be written is refused here, before TensorBoard has a thread for it.

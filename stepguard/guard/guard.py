@@ -322,7 +322,7 @@ class Guard:
             gradient_norm=self._change.gradient_norm,
             weight_norm=self._change.weight_norm() if estimator != "prediction" else None,
             r_median=self._samples.median,
-            samples=self._samples.count,
+            samples=self._samples.number,
         )
         held = self._calm.held if self._calm.says_so else 0
         self._reporter.reading(self.last, held, self._crossing(r, lr) if estimator != "prediction" else None)

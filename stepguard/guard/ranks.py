@@ -75,7 +75,9 @@ class Ranks:
         if self._sharded:
             with suppress(Exception):  # nobody to agree with any more
                 square = math.nan if found.norm is None else found.norm * found.norm
-                message = torch.tensor([not found.sound, square], dtype=torch.float64, device=self._parameters[0].device)
+                message = torch.tensor(
+                    [not found.sound, square], dtype=torch.float64, device=self._parameters[0].device
+                )
                 distributed.all_reduce(message)
                 unsound, square = message.tolist()
                 found = Checked(unsound == 0, None if math.isnan(square) else math.sqrt(square))

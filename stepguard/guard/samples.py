@@ -14,7 +14,7 @@ class Samples(NamedTuple):
     r: float
     """The quantile of theirs that was asked for."""
     median: float | None = None
-    count: int | None = None
+    number: int | None = None
 
 
 NO_SAMPLES = Samples(math.nan)
@@ -32,7 +32,7 @@ def over_samples(spread_N: Tensor, quantile: float) -> Samples:
         [9.0, 0.2, 3]
     """
     if not len(spread_N):
-        return Samples(0.0, count=0)  # the loss ignored every sample
+        return Samples(0.0, number=0)  # the loss ignored every sample
     r = spread_N.max() if quantile == 1 else spread_N.float().quantile(quantile)
     # Of those that are a number: one sample that is not must not speak for all.
     r, median = torch.stack([r, spread_N.nanmedian().to(r.dtype)]).tolist()

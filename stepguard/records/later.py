@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from stepguard.records.collapse import CollapseReading
 from stepguard.records.reading import Event, Reading
@@ -8,13 +9,12 @@ from stepguard.records.recorder import Recorder
 
 
 class Later:
-    """A recorder that is made when there is first something to write: a trainer's own log has a place by then.
+    """A recorder that is made when the place for it is known, as that of a trainer's own log is only late.
+
+    With the first record at the latest. One that cannot be made raises there, as one that cannot write.
 
     Args:
         make: Makes it, or says with None that there is no place for one.
-
-    Raises:
-        Exception: What ``make`` raises, at each record, until it can.
 
     Example:
         >>> from stepguard.records import Memory
@@ -26,7 +26,8 @@ class Later:
     """
 
     def __init__(self, make: Callable[[], Recorder | None]):
-        self._make, self._made, self._recorder = make, False, None
+        self._make, self._made = make, False
+        self._recorder: Recorder | None = None
 
     def reading(self, reading: Reading | CollapseReading) -> None:
         """Write a reading."""
@@ -37,6 +38,11 @@ class Later:
         """Write an event."""
         if recorder := self._there():
             recorder.event(event)
+
+    def open(self) -> None:
+        """Make it now, if that can be."""
+        with suppress(Exception):
+            self._there()
 
     def close(self) -> None:
         """Close it, if it was made."""

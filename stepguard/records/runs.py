@@ -68,9 +68,7 @@ class Run:
             if kind == "start":
                 self._start(values)
             elif kind == "event":
-                by = values.get("by", "")
                 self._put(self.events, Event(values["step"], values["event"], values["message"]), values)
-                self._events_by.append(by)
             elif kind == "reading":
                 self._put(self.readings, Reading(**_fields(Reading, values)), values)
             elif kind == "collapse":
@@ -94,8 +92,10 @@ class Run:
         if by in self._begins:  # the first of a process; what an earlier one has from here on never was
             self._begins.remove(by)
             self._forget(what.step, {other for other in self._writers if other != by})
-        where.append(what)
         self.times[what.step] = float(values.get("time", 0.0))
+        where.append(what)
+        if isinstance(what, Event):
+            self._events_by.append(by)
         if "logged_step" in values:
             self.logged_steps[what.step] = values["logged_step"]
 
