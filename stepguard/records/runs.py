@@ -4,11 +4,13 @@ import itertools
 import json
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from stepguard.records.collapse import CollapseReading
+from stepguard.records.event_files import PATTERN
 from stepguard.records.lines import FILE, SCHEMA
 from stepguard.records.reading import Event, Reading
 
@@ -117,6 +119,9 @@ class Run:
 def read_runs(folder: str | PathLike[str]) -> list[Run]:
     """Every run below a folder, by name; :meth:`Run.update` goes on reading one.
 
+    Where a folder has no records but event files of TensorBoard, the run is made of our scalars and texts in them, as
+    far as they tell it.
+
     Raises:
         FileNotFoundError: If there is no such folder.
 
@@ -134,13 +139,21 @@ def read_runs(folder: str | PathLike[str]) -> list[Run]:
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}; give the log_dir of a run, or one that holds several")
-    runs = []
+    runs: list[Run] = []
     for path in sorted(root.rglob(FILE.format("*"))):
-        inside = path.parent.relative_to(root).as_posix()
         optimizer = path.stem.removeprefix("stepguard").removeprefix("-")
-        runs.append(Run(path, " ".join(part for part in ("" if inside == "." else inside, optimizer) if part) or "."))
+        runs.append(Run(path, _name(path.parent.relative_to(root), optimizer)))
         runs[-1].update()
-    return runs
+    written = {run.path.parent for run in runs}
+    for other in sorted({path.parent for path in root.rglob(PATTERN)} - written):
+        from stepguard.records.tensorboard_runs import scalar_runs  # which loads tensorboard
+
+        runs += scalar_runs(other, partial(_name, other.relative_to(root)))
+    return sorted(runs, key=lambda run: run.path)
+
+
+def _name(inside: Path, optimizer: str) -> str:
+    return " ".join(part for part in (inside.as_posix().removeprefix("."), optimizer) if part) or "."
 
 
 def _fields(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
