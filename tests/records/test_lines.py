@@ -194,3 +194,22 @@ def test_a_line_of_an_earlier_version_lacks_what_came_later(tmp_path):
     (run,) = read_runs(tmp_path)
     assert run.readings == [Reading(3, 2.0, 4.0, 2.0, 6.28, 0.5, 0.1, 0.05, 1.0)] and not run.notices
     assert run.readings[0].samples is run.readings[0].r_median is None
+
+
+@pytest.mark.filterwarnings("ignore:stepguard. take care")
+def test_what_is_said_at_attach_does_not_begin_a_run_anew(tmp_path, batch, monkeypatch):
+    monkeypatch.setattr("stepguard.guard.guard.cautions", lambda optimizer, changes: [("take care", False)])
+    model = mlp()
+    optimizer, state = torch.optim.SGD(model.parameters(), lr=0.1), None
+    for _ in range(2):
+        with stepguard.attach(model, optimizer, cadence="every", log_dir=tmp_path) as guard:
+            if state:
+                guard.load_state_dict(state)
+            for _ in range(3):
+                optimizer.zero_grad()
+                F.cross_entropy(model(batch[0]), batch[1]).backward()
+                optimizer.step()
+            state = guard.state_dict()
+    (run,) = read_runs(tmp_path)
+    assert [r.step for r in run.readings] == list(range(6))
+    assert [e.step for e in run.events if e.kind == "caution"] == [0, 3]
