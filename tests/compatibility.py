@@ -53,12 +53,12 @@ HEAD = """\
 Each line is a test, in the words of its name, with what it was run for. Models and training steps have
 [a page of their own](models.md), and so have [optimizers](optimizers.md).
 
-This page is written by `PYTHONPATH=tests python -m compatibility`, which runs the tests, here on a CPU with {versions};
-one of them holds that no line is missing. No GPU has been tried.
+This page is written by `PYTHONPATH=tests python -m compatibility`, which runs the tests, here on a CPU with
+{versions}; one of them holds that no line is missing. No GPU has been tried.
 """
 
 
-_NO_NAME = re.compile(r"[a-z_]+[0-9]+|-?[0-9.]+|True|False|None")
+_NO_NAME = re.compile(r"(-?([a-z_]+[0-9]+|[0-9.]+|True|False|None))+")
 """Of a case that pytest had to name."""
 
 
