@@ -64,9 +64,10 @@ _NO_NAME = re.compile(r"(-?([a-z_]+[0-9]+|[0-9.]+|True|False|None))+")
 
 def lines(items):
     """The sections as they are written, from collected tests."""
-    about, found = {}, defaultdict(dict)
+    about, found, files = {}, defaultdict(dict), {TESTS / file: file for files in SECTIONS.values() for file in files}
     for item in items:
-        file = item.path.relative_to(TESTS).as_posix()
+        if (file := files.get(item.path)) is None:
+            continue
         about[file] = (item.module.__doc__ or "").strip().split("\n")[0]
         ids = item.callspec._idlist if hasattr(item, "callspec") else []
         cases = found[file].setdefault(item.originalname, [[] for _ in ids])
