@@ -13,7 +13,7 @@ from stepguard.callbacks.lightning.loggers import log
 from stepguard.callbacks.lightning.names import misconfiguration
 from stepguard.callbacks.lightning.quiet import not_logging
 from stepguard.callbacks.lightning.schedule import schedule_of
-from stepguard.guard import Action, BatchNorm, Cadence, ClampTo, Guard, Settings
+from stepguard.guard import Action, BatchNorm, Cadence, ClampTo, Guard, Settings, about
 from stepguard.records import METRICS, Event, Reading, breach_values, metric_values
 
 
@@ -23,7 +23,8 @@ class StepGuard(EachOptimizer[Guard]):
     Logged at most at the trainer's cadence, and always in ``trainer.callback_metrics``: ``stepguard/r``,
     ``stepguard/tau``, ``stepguard/rho``, ``stepguard/spread``, ``stepguard/scale``,
     ``stepguard/lr_applied``, ``stepguard/lr_safe``, ``stepguard/cost_share``. At every step beyond the
-    target, whatever the cadence: ``stepguard/r_breach`` and, where the logger takes text, ``stepguard/events``.
+    target, whatever the cadence: ``stepguard/r_breach`` and, where the logger takes text, ``stepguard/events``. Every
+    reading and event is a line of ``stepguard.jsonl`` beside the logger's own file.
 
     Where the module has several optimizers (manual optimization) each has a guard, which takes the steps and the
     losses of its own only, and the optimizer's index stands behind the names: ``stepguard/r/0``, ``stepguard/r/1``.
@@ -93,11 +94,12 @@ class StepGuard(EachOptimizer[Guard]):
             self._find(trainer, pl_module)
 
     def _watch(self, trainer: Trainer, pl_module: LightningModule, notes: Notes) -> Guard:
+        module = self._find(trainer, pl_module)
         return Guard(
-            self._find(trainer, pl_module),
+            module,
             notes.own.optimizer,
             self._settings,
-            [notes],
+            self._places(trainer, notes, about(module, notes.own.optimizer, self._settings)),
             shield=lambda: not_logging(pl_module),
             schedule=schedule_of(trainer),
             label=notes.own.label,

@@ -1,6 +1,7 @@
 """Readings and events, the one table of metric names, and the places they are written to."""
 
 from stepguard.records.collapse import CollapseReading
+from stepguard.records.later import Later
 from stepguard.records.lines import JsonLines
 from stepguard.records.metrics import COLLAPSE_METRICS, METRICS, Metric, breach_values, metric_values
 from stepguard.records.reading import Event, Reading, breach_event
@@ -13,6 +14,7 @@ __all__ = [
     "CollapseReading",
     "Event",
     "JsonLines",
+    "Later",
     "Memory",
     "Metric",
     "Reading",

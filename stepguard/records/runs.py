@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ class Run:
     """What one file of records holds, as far as it has been read.
 
     A run that went on from an earlier step has the steps from there on twice: the later ones count, as they did for it.
+    A guard and a monitor of one file each count their own steps, so that what one of them begins anew the other keeps.
 
     Attributes:
         path: The file.
@@ -26,6 +28,7 @@ class Run:
         collapses: Looks at the softmax, likewise.
         events: What happened, likewise; without their readings.
         times: Unix time of each step that has a record.
+        logged_steps: Where each of them lies on the axis of a trainer's own log, if there is one.
         notices: What could not be read.
     """
 
@@ -36,10 +39,13 @@ class Run:
     collapses: list[CollapseReading] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     times: dict[int, float] = field(default_factory=dict)
+    logged_steps: dict[int, int] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     _bytes: int = 0
     _lines: int = 0
-    _begins: bool = False
+    _begins: set[str] = field(default_factory=set)
+    _writers: dict[str, int] = field(default_factory=dict)
+    _events_by: list[str] = field(default_factory=list)
 
     def update(self) -> bool:
         """Read what has been written since the last time; returns whether that was anything."""
@@ -72,19 +78,40 @@ class Run:
 
     def _start(self, values: dict[str, Any]) -> None:
         self.starts.append(values)
-        self._begins = True
+        by, pid = values.get("writes", ""), values.get("pid", 0)
+        if by in self._writers or pid not in self._writers.values():
+            self._writers = {}  # of a process that is no more
+        self._writers[by] = pid
+        self._begins.add(by)
         if values.get("schema") != SCHEMA:
             known = f"this stepguard knows schema {SCHEMA}"
             self.notices.append(f"{self.path.name}, line {self._lines}: schema {values.get('schema')}, {known}")
 
     def _put(self, where: list[Any], what: Any, values: dict[str, Any]) -> None:
-        if self._begins:  # the first of a process; what an earlier one has from here on never was
-            self._begins = False
-            lists: list[list[Any]] = [self.readings, self.collapses, self.events]
-            for found in lists:
-                found[:] = [item for item in found if item.step < what.step]
-        where.append(what)
+        by = values.get("by", "")
+        if by in self._begins:  # the first of a process; what an earlier one has from here on never was
+            self._begins.remove(by)
+            self._forget(what.step, {other for other in self._writers if other != by})
         self.times[what.step] = float(values.get("time", 0.0))
+        where.append(what)
+        if isinstance(what, Event):
+            self._events_by.append(by)
+        if "logged_step" in values:
+            self.logged_steps[what.step] = values["logged_step"]
+
+    def _forget(self, step: int, spared: set[str]) -> None:
+        """All from a step on, but what others write that are at work."""
+        stays = [e.step < step or by in spared for e, by in zip(self.events, self._events_by, strict=True)]
+        self.events[:] = itertools.compress(self.events, stays)
+        self._events_by[:] = itertools.compress(self._events_by, stays)
+        if "guard" not in spared:
+            self.readings[:] = [r for r in self.readings if r.step < step]
+        if "monitor" not in spared:
+            self.collapses[:] = [c for c in self.collapses if c.step < step]
+        left = {item.step for items in (self.readings, self.collapses, self.events) for item in items}
+        for where in (self.times, self.logged_steps):
+            for gone in where.keys() - left:
+                del where[gone]
 
 
 def read_runs(folder: str | PathLike[str]) -> list[Run]:
