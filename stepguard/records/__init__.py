@@ -1,6 +1,7 @@
 """Readings and events, the one table of metric names, and the places they are written to."""
 
 from stepguard.records.collapse import CollapseReading
+from stepguard.records.culprit import Culprit
 from stepguard.records.later import Later
 from stepguard.records.lines import JsonLines
 from stepguard.records.metrics import COLLAPSE_METRICS, METRICS, Metric, breach_values, metric_values
@@ -12,6 +13,7 @@ __all__ = [
     "COLLAPSE_METRICS",
     "METRICS",
     "CollapseReading",
+    "Culprit",
     "Event",
     "JsonLines",
     "Later",

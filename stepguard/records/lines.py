@@ -70,7 +70,8 @@ class JsonLines:
 
     def event(self, event: Event) -> None:
         """Write an event; its reading has a line of its own."""
-        self._record("event", {"step": event.step, "event": event.kind, "message": event.message})
+        values = {"step": event.step, "event": event.kind, "message": event.message}
+        self._record("event", {**values, **({"data": event.data} if event.data else {})})
 
     def close(self) -> None:
         """Close the file."""

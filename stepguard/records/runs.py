@@ -68,7 +68,8 @@ class Run:
             if kind == "start":
                 self._start(values)
             elif kind == "event":
-                self._put(self.events, Event(values["step"], values["event"], values["message"]), values)
+                event = Event(values["step"], values["event"], values["message"], data=values.get("data"))
+                self._put(self.events, event, values)
             elif kind == "reading":
                 self._put(self.readings, Reading(**_fields(Reading, values)), values)
             elif kind == "collapse":

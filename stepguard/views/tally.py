@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from stepguard.records import CollapseReading, Event
+from stepguard.records import CollapseReading, Culprit, Event
 
 
 class Tally(NamedTuple):
@@ -41,6 +41,8 @@ def brief(event: Event, unit: str = "step") -> str:
         'step 3: the optimizer moved nothing'
     """
     reading = event.reading
+    if event.kind == "culprit" and event.data:
+        return f"{unit} {event.step}: {Culprit(**event.data).brief}"
     if reading is None:
         return event.message
     if isinstance(reading, CollapseReading):
