@@ -6,8 +6,10 @@ from stepguard.records.metrics import COLLAPSE_METRICS, METRICS, Metric, breach_
 from stepguard.records.reading import Event, Reading, breach_event
 from stepguard.records.recorder import Memory, Recorder, TensorBoard
 from stepguard.records.runs import Run, read_runs
+from stepguard.records.telling import SAID_ELSEWHERE, Telling
 
 __all__ = [
+    "SAID_ELSEWHERE",
     "COLLAPSE_METRICS",
     "METRICS",
     "CollapseReading",
@@ -18,6 +20,7 @@ __all__ = [
     "Reading",
     "Recorder",
     "Run",
+    "Telling",
     "TensorBoard",
     "breach_event",
     "breach_values",

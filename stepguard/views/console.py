@@ -15,7 +15,7 @@ from rich.text import Text
 
 from stepguard.views.look import F, Look
 from stepguard.views.plain import PlainView
-from stepguard.views.tally import Tallies, add_events, brief
+from stepguard.records.tally import Tallies, add_events, brief
 
 
 def watch(console: Console, title: str, runs: Sequence[str], look: Look[F], total: int) -> LiveView[F] | PlainView[F]:

@@ -3,7 +3,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from stepguard.records import CollapseReading, Event
+from stepguard.records.collapse import CollapseReading
+from stepguard.records.reading import Event
 
 
 class Tally(NamedTuple):
