@@ -1,5 +1,6 @@
 """A terminal to run programs in: what a person would see on its screen, line by line, scrolled-off lines included."""
 
+import codecs
 import fcntl
 import os
 import pty
@@ -105,11 +106,17 @@ class Program:
         for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"):
             environment.pop(name, None)
         self._process = subprocess.Popen(
-            argv, stdin=follower, stdout=follower, stderr=follower, env=environment, start_new_session=True,
+            argv,
+            stdin=follower,
+            stdout=follower,
+            stderr=follower,
+            env=environment,
+            start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(follower)
         self._leader, self.screen = leader, Screen(width, height)
+        self._decode = codecs.getincrementaldecoder("utf-8")().decode
 
     def __enter__(self):
         return self
@@ -136,7 +143,7 @@ class Program:
         while not done() and time.monotonic() < deadline:
             if select.select([self._leader], [], [], 0.1)[0]:
                 try:
-                    self.screen.feed(os.read(self._leader, 65536).decode(errors="replace"))
+                    self.screen.feed(self._decode(os.read(self._leader, 65536)))
                 except OSError:  # the other end was closed
                     return done()
         return done()

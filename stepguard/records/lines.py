@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -23,7 +24,7 @@ class JsonLines:
 
     Each process that writes begins with a line ``{"kind": "start", "schema": 1, "time": ...}``; what follows is of
     kind ``reading``, ``collapse`` or ``event``, with the fields of :class:`Reading`, :class:`CollapseReading` and
-    :class:`Event`. Numbers that JSON does not have are the strings ``"inf"``, ``"-inf"`` and ``"nan"``. A run that goes
+    :class:`Event`; ``{"kind": "end"}`` comes last, unless the process was killed. Numbers that JSON does not have are the strings ``"inf"``, ``"-inf"`` and ``"nan"``. A run that goes
     on appends to the file that is there.
 
     Args:
@@ -62,8 +63,11 @@ class JsonLines:
         self._write("event", {"step": event.step, "event": event.kind, "message": event.message})
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Say that the run is over, and close the file."""
+        if not self._file.closed:
+            with contextlib.suppress(OSError):  # a full disk, of which there was word when records were lost
+                self._write("end", {"pid": os.getpid()})
+            self._file.close()
 
     def _write(self, kind: str, values: Mapping[str, Any]) -> None:
         line = {"kind": kind, "time": round(time.time(), 3), **values}
