@@ -29,7 +29,7 @@ class StepGuard(EachOptimizer[Guard]):
     Where the module has several optimizers (manual optimization) each has a guard, which takes the steps and the
     losses of its own only, and the optimizer's index stands behind the names: ``stepguard/r/0``, ``stepguard/r/1``.
 
-    The progress bar shows ``stepguard/r``; breaches, clamps and forecasts are printed above it, those in a row together.
+    The progress bar shows ``stepguard/r``. Breaches, clamps and forecasts are printed above it, many in a row together.
 
     Args:
         action: ``"observe"``, ``"clamp"`` or ``"drive"``; see :func:`stepguard.attach`.

@@ -24,8 +24,8 @@ class JsonLines:
 
     Each process that writes begins with a line ``{"kind": "start", "schema": 1, "time": ...}``; what follows is of
     kind ``reading``, ``collapse`` or ``event``, with the fields of :class:`Reading`, :class:`CollapseReading` and
-    :class:`Event`; ``{"kind": "end"}`` comes last, unless the process was killed. Numbers that JSON does not have are the strings ``"inf"``, ``"-inf"`` and ``"nan"``. A run that goes
-    on appends to the file that is there.
+    :class:`Event`; ``{"kind": "end"}`` comes last, unless the process was killed. Numbers that JSON does not have are
+    the strings ``"inf"``, ``"-inf"`` and ``"nan"``. A run that goes on appends to the file that is there.
 
     Args:
         folder: Where the file shall be; made if it is not there.

@@ -44,7 +44,7 @@ class Chart:
         values = self._trail.over(max(options.max_width - _LABEL, 1))
         decades = [self._decades(value) for value in _standing(values)]
         below, each = _axis(decades, self._height)
-        ends = {self._height - 1: self._height - below, below - 1: 0, 0: -below}
+        ends = {self._height - 1: self._height - below, 0: -below, below - 1: 0}
         for row in reversed(range(self._height)):
             label = f"{self._limit * 10 ** (each * ends[row]):>{_LABEL - 2}.2g}" if row in ends else ""
             yield Segment(label.ljust(_LABEL), _LIMIT if row == below - 1 else _AXIS)

@@ -13,9 +13,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from stepguard.records.tally import Tallies, add_events, brief
 from stepguard.views.look import F, Look
 from stepguard.views.plain import PlainView
-from stepguard.records.tally import Tallies, add_events, brief
 
 
 def watch(console: Console, title: str, runs: Sequence[str], look: Look[F], total: int) -> LiveView[F] | PlainView[F]:

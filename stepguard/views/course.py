@@ -22,7 +22,7 @@ class Course:
         measured: How many readings of r there were.
         beyond: How many of them were beyond their target.
         step: The latest of all records.
-        latest: When that came, in Unix time.
+        latest: When that came, in Unix time; or when the run began, as long as there is none.
         ended: Whether the run has said that it is over.
     """
 
@@ -66,9 +66,9 @@ class Course:
 
     def silent(self, now: float) -> bool:
         """Whether it has been quiet for much longer than usual."""
-        if self.latest is None or not self._marks:
+        if self.latest is None:
             return False
-        usual = (self._marks[-1][0] - self._marks[0][0]) / max(len(self._marks) - 1, 1)
+        usual = (self._marks[-1][0] - self._marks[0][0]) / max(len(self._marks) - 1, 1) if self._marks else 0.0
         return now - self.latest > max(30.0, 10 * usual)
 
     def _event(self, event: Event) -> None:

@@ -38,6 +38,8 @@ class Followed:
                 if not cut or before is None or at > before:
                     events.append(record)
             self.course.take(record, at)
+        if self.course.latest is None and run.starts:
+            self.course.latest = run.starts[-1].get("time")
         self.course.ended = run.ended
         return events
 

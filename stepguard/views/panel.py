@@ -55,7 +55,7 @@ class Panel:
         from stepguard.guard.ranks import is_first  # torch; only a process that trains has a panel
 
         self._name, self._console = name, console or get_console()
-        self._wanted = live is None and is_screen(self._console)
+        self._draws = live is None and is_screen(self._console)
         self._silent = not is_first()
         self._course = Course()
         self._lines = Lines(_print, f"{name}: ", every)
@@ -76,7 +76,7 @@ class Panel:
         if self._live is not None:
             self._draw(time.time())
             self._stop()
-        elif not (self._wanted or self._silent):
+        elif not (self._draws or self._silent):
             self._lines.end(self._course, time.time())
 
     def _take(self, what: Reading | CollapseReading | Event) -> None:
@@ -84,12 +84,12 @@ class Panel:
             return
         now = time.time()
         self._course.take(what, now)
-        if self._wanted and _tqdm_runs():
+        if self._draws and _tqdm_runs():
             self._stop()
-            self._wanted = False
-        if self._wanted and self._live is None:
+            self._draws = False
+        if self._draws and self._live is None:
             self._begin()
-        if not self._wanted:
+        if not self._draws:
             if not isinstance(what, Event):
                 self._lines.stands(self._course, now)
             elif what.kind not in SAID_ELSEWHERE:
@@ -103,7 +103,7 @@ class Panel:
         try:
             self._live.start()
         except LiveError:  # a rich older than 14.1 bears only one; the user's was there first
-            self._live, self._wanted = None, False
+            self._live, self._draws = None, False
         else:
             atexit.register(self.close)  # or an error that ends the program would leave the cursor hidden
 

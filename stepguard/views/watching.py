@@ -5,20 +5,15 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
-from stepguard.records import Event
-from stepguard.records.runs import find_runs
-from stepguard.records.tally import brief
+from stepguard.records import Event, find_runs
 from stepguard.views.console import is_screen
 from stepguard.views.followed import Followed
 from stepguard.views.lines import Lines
 from stepguard.views.run_panel import run_panel
-from stepguard.views.words import state
+from stepguard.views.runs_table import runs_table
 
 _STANDS = 30.0
 """Seconds from one line on how a run stands to the next."""
@@ -42,25 +37,24 @@ class Watching:
         self._folder, self._only = folder, only
         self._looked = 0.0
         if not folder.is_dir():
-            raise FileNotFoundError(
-                f"there is no folder {folder}; give the log_dir= of a run, or one that holds several"
-            )
+            raise FileNotFoundError(f"there is no folder {folder}; give the log_dir= of a run, or one above several")
         self.runs: list[Followed] = []
         self._look_around()
         if not self.runs:
-            names = ", ".join(run.name for run in find_runs(folder))
-            if names:
+            others = Watching(folder).runs if only else []
+            if others:
+                names = ", ".join(run.name for run in others)
                 raise LookupError(f"there is no run {only} in {folder}; there are {names}")
             raise LookupError(
                 f"there are no records in {folder}. They are written where stepguard is told to: "
                 f'stepguard.attach(model, optimizer, log_dir="{folder}"), and in Lightning where its logger writes'
             )
 
-    def update(self) -> dict[str, list[Event]]:
-        """Read on; returns what happened in each run since the last time."""
+    def update(self) -> list[tuple[Followed, list[Event]]]:
+        """Read on; returns the runs, each with what happened in it since the last time."""
         if time.monotonic() - self._looked > _AROUND:
             self._look_around()
-        return {run.name: run.update() for run in self.runs}
+        return [(run, run.update()) for run in self.runs]
 
     @property
     def newest(self) -> Followed:
@@ -75,40 +69,18 @@ class Watching:
             height: Lines that there are for it.
         """
         newest = self.newest
-        panel = run_panel(
-            newest.name, newest.course, now, height=5 if height < 30 else 8, events=3 if height < 30 else 6
-        )
-        return panel if len(self.runs) == 1 else Group(self._table(now, max(height - 20, 3)), panel)
+        tall, few = (5, 3) if height < 30 else (8, 6)
+        panel = run_panel(newest.name, newest.course, now, height=tall, events=few)
+        return panel if len(self.runs) == 1 else Group(runs_table(self.runs, now, max(height - 20, 3)), panel)
 
     def _look_around(self) -> None:
         """Find runs that began since the last time."""
         self._looked = time.monotonic()
         known = {run.run.path for run in self.runs}
         for run in find_runs(self._folder):
-            if run.path not in known and self._only in (None, run.name):
-                self.runs.append(Followed(run, self._folder.resolve().name if run.name == "." else run.name))
-
-    def _table(self, now: float, most: int) -> Table:
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, expand=True)
-        for heading in ("run", "", "step", "r", "beyond"):
-            table.add_column(heading, justify="right" if heading in ("step", "r", "beyond") else "left", no_wrap=True)
-        table.add_column("latest event", no_wrap=True, ratio=1)
-        runs = sorted(self.runs, key=lambda run: run.course.latest or 0.0, reverse=True)
-        for run in runs[:most]:
-            course, (said, well) = run.course, state(run.course, now)
-            r = course.reading
-            event = next(iter(course.streaks(1)), None)
-            table.add_row(
-                run.name,
-                Text(said, "green" if well else "yellow"),
-                f"{course.step:,}",
-                Text(f"{r.r:.3g}", "red" if r.breach else "") if r else "",
-                f"{course.beyond:,}",
-                f"{event.latest.kind}, {brief(event.latest)}" if event else "none",
-            )
-        if len(runs) > most:
-            table.add_row(f"and {len(runs) - most} older ones")
-        return table
+            name = self._folder.resolve().name if run.name == "." else run.name
+            if run.path not in known and self._only in (None, name):
+                self.runs.append(Followed(run, name))
 
 
 def watch(console: Console, watching: Watching, every: float) -> None:
@@ -142,17 +114,16 @@ def _tell(console: Console, watching: Watching, every: float) -> None:
     def put_out(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    lines: dict[str, Lines] = {}
+    lines: dict[Path, Lines] = {}
     try:
         while not lines or not all(run.course.ended for run in watching.runs):
             time.sleep(every if lines else 0.0)
-            happened = watching.update()
-            for run in watching.runs:
-                told = lines.setdefault(run.name, Lines(put_out, f"{run.name}: ", _STANDS))
-                for event in happened[run.name]:
+            for run, events in watching.update():
+                told = lines.setdefault(run.run.path, Lines(put_out, f"{run.name}: ", _STANDS))
+                for event in events:
                     told.event(event)
                 (told.end if run.course.ended else told.stands)(run.course, time.time())
     except KeyboardInterrupt:
-        pass
-    for run in watching.runs:
-        lines[run.name].end(run.course, time.time())
+        for run in watching.runs:
+            if run.run.path in lines:
+                lines[run.run.path].end(run.course, time.time())

@@ -10,6 +10,8 @@ _LITTLE, _SOON = 1.0, 500
 
 def facts(course: Course) -> list[tuple[str, bool]]:
     """What is to be said of the latest step, each with whether it is bad news."""
+    if course.reading is None and course.collapse is None:
+        return [("no step yet", False)]
     said = [(f"step {course.step:,}", False)]
     if reading := course.reading:
         changed = reading.scale != 1
