@@ -30,6 +30,7 @@ class Run:
         times: Unix time of each step that has a record.
         logged_steps: Where each of them lies on the axis of a trainer's own log, if there is one.
         notices: What could not be read.
+        ended: Whether the process that wrote last has said that it is over; one that was killed has not.
     """
 
     path: Path
@@ -41,6 +42,8 @@ class Run:
     times: dict[int, float] = field(default_factory=dict)
     logged_steps: dict[int, int] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
+    ended: bool = False
+    _open: int = 0
     _bytes: int = 0
     _lines: int = 0
     _begins: set[str] = field(default_factory=set)
@@ -67,6 +70,9 @@ class Run:
             kind = values.pop("kind")
             if kind == "start":
                 self._start(values)
+            elif kind == "end":
+                self._open -= 1
+                self.ended = self._open <= 0
             elif kind == "event":
                 event = Event(values["step"], values["event"], values["message"], data=values.get("data"))
                 self._put(self.events, event, values)
@@ -78,6 +84,9 @@ class Run:
             self.notices.append(f"{self.path.name}, line {self._lines}: no record, left out")
 
     def _start(self, values: dict[str, Any]) -> None:
+        # A guard and a monitor of one process both begin and both end.
+        same = bool(self.starts) and self.starts[-1].get("pid") == values.get("pid")
+        self._open, self.ended = (self._open if same else 0) + 1, False
         self.starts.append(values)
         by, pid = values.get("writes", ""), values.get("pid", 0)
         if by in self._writers or pid not in self._writers.values():
@@ -135,12 +144,19 @@ def read_runs(folder: str | PathLike[str]) -> list[Run]:
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}; give the log_dir of a run, or one that holds several")
+    runs = find_runs(root)
+    for run in runs:
+        run.update()
+    return runs
+
+
+def find_runs(root: Path) -> list[Run]:
+    """Every run below a folder, by name, not read yet."""
     runs = []
     for path in sorted(root.rglob(FILE.format("*"))):
         inside = path.parent.relative_to(root).as_posix()
         optimizer = path.stem.removeprefix("stepguard").removeprefix("-")
         runs.append(Run(path, " ".join(part for part in ("" if inside == "." else inside, optimizer) if part) or "."))
-        runs[-1].update()
     return runs
 
 

@@ -80,7 +80,7 @@ def test_a_broken_line_is_left_out_and_told(tmp_path, broken):
     write(tmp_path, reading(1))  # begins a line of its own
     (run,) = read_runs(tmp_path)
     assert [r.step for r in run.readings] == [0, 1]
-    assert run.notices == ["stepguard.jsonl, line 3: no record, left out"]
+    assert run.notices == ["stepguard.jsonl, line 4: no record, left out"]
 
 
 def test_of_a_run_that_went_on_from_earlier_the_later_steps_count(tmp_path):

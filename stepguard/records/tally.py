@@ -3,7 +3,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from stepguard.records import CollapseReading, Culprit, Event
+from stepguard.records.collapse import CollapseReading
+from stepguard.records.culprit import Culprit
+from stepguard.records.reading import Event
 
 
 class Tally(NamedTuple):
