@@ -5,6 +5,7 @@ from stepguard.records.lines import JsonLines
 from stepguard.records.metrics import COLLAPSE_METRICS, METRICS, Metric, breach_values, metric_values
 from stepguard.records.reading import Event, Reading, breach_event
 from stepguard.records.recorder import Memory, Recorder, TensorBoard
+from stepguard.records.rows import Rows
 from stepguard.records.runs import Run, read_runs
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Metric",
     "Reading",
     "Recorder",
+    "Rows",
     "Run",
     "TensorBoard",
     "breach_event",
