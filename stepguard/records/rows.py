@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, cast, overload
 
 R = TypeVar("R")
 
@@ -33,8 +33,7 @@ class Rows(Sequence[R], Generic[R]):
     """
 
     def __init__(self, kind: type[R]):
-        self._kind: Any = kind
-        """A NamedTuple, which no type tells."""
+        self._kind = cast(Any, kind)  # no type tells that it is a NamedTuple
         self.columns: dict[str, list[Any]] = {name: [] for name in self._kind._fields}
 
     def append(self, row: R) -> None:

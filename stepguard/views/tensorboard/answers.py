@@ -19,7 +19,8 @@ MOST_MARKS = 20_000
 def about(tables: Tables) -> dict[str, Any]:
     """A run in a line: what it has and how far it is."""
     run = tables.run
-    last, collapse = (rows[-1] if rows else None for rows in (run.readings, run.collapses))
+    last = run.readings[-1] if run.readings else None
+    collapse = run.collapses[-1] if run.collapses else None
     return {
         "name": run.name,
         "version": tables.version,

@@ -58,5 +58,6 @@ class Tables:
 
 def _lr_safe(r: Numbers, lr: Numbers, target: Numbers) -> Numbers:
     """As :attr:`stepguard.Reading.lr_safe` tells it; nan where that is unknown."""
-    known = (r > 0) & np.isfinite(r) & (lr > 0)
-    return np.divide(lr * target, r, out=np.full(len(r), np.nan), where=known)
+    safe = np.full(len(r), np.nan)
+    np.divide(lr * target, r, out=safe, where=(r > 0) & np.isfinite(r) & (lr > 0))
+    return safe

@@ -12,12 +12,20 @@ class App {
   constructor(body) {
     this.view = null; // the steps looked at; null is all of them
     this.lit = null; // the run that stands out while it is pointed at in the list
-    this.runs = new Runs(() => this.refresh(), (run) => this.light(run));
+    this.runs = new Runs(
+      () => this.refresh(),
+      (run) => this.light(run),
+    );
     this.charts = CHARTS.map((kind) => new Chart(kind, this));
     this.events = new Events(this);
     this.state = make("span", { role: "status" });
     this.steps = make("span", { id: "steps" });
-    this.live = make("input", { type: "checkbox", checked: true, id: "live", onchange: () => this.live.checked && this.poll() });
+    this.live = make("input", {
+      type: "checkbox",
+      checked: true,
+      id: "live",
+      onchange: () => this.live.checked && this.poll(),
+    });
     this.all = make("button", { type: "button", id: "reset", onclick: () => this.reset() }, "All steps");
     const theme = themeSwitch(() => this.redraw());
     const bar = make("header", {}, this.steps, this.all, make("label", {}, this.live, " Live"), theme, this.state);
@@ -89,7 +97,10 @@ class App {
   }
 
   whole() {
-    const runs = this.runs.shown().map((run) => run.about).filter((about) => about.last != null);
+    const runs = this.runs
+      .shown()
+      .map((run) => run.about)
+      .filter((about) => about.last != null);
     return runs.length ? [Math.min(...runs.map((run) => run.first)), Math.max(...runs.map((run) => run.last))] : [0, 1];
   }
 

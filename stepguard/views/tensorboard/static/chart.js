@@ -39,7 +39,11 @@ export class Chart {
   columns() {
     const labels = Object.values(this.kind.columns);
     if (labels.length === 1) return "";
-    return make("span", { class: "columns" }, ...labels.map((label, i) => make("span", { class: `line line-${i}` }, label)));
+    return make(
+      "span",
+      { class: "columns" },
+      ...labels.map((label, i) => make("span", { class: `line line-${i}` }, label)),
+    );
   }
 
   // Draws these runs; those without a value here have no line.
@@ -59,7 +63,12 @@ export class Chart {
     this.end();
     this.key = key;
     this.lines = this.runs.flatMap((run) =>
-      columns.map((column, i) => ({ run, column, label: this.kind.columns[column], dash: columns.length > 1 ? DASHES[i] : dash(run.number) })),
+      columns.map((column, i) => ({
+        run,
+        column,
+        label: this.kind.columns[column],
+        dash: columns.length > 1 ? DASHES[i] : dash(run.number),
+      })),
     );
     this.plot = new uPlot(this.options(), data, this.paper);
   }
@@ -75,7 +84,11 @@ export class Chart {
   }
 
   options() {
-    const axis = { stroke: () => ink("text"), grid: { stroke: () => ink("grid"), width: 1 }, ticks: { stroke: () => ink("grid"), width: 1 } };
+    const axis = {
+      stroke: () => ink("text"),
+      grid: { stroke: () => ink("grid"), width: 1 },
+      ticks: { stroke: () => ink("grid"), width: 1 },
+    };
     const numbers = (u, splits) => splits.map((value) => (value == null ? "" : short(value)));
     return {
       ...this.size(),
@@ -110,7 +123,10 @@ export class Chart {
       width: 1.5,
       dash,
       spanGaps: true,
-      points: { size: 4, show: (u, i, from, to) => u.data[i].filter((v, n) => n >= from && n <= to && v != null).length < 80 },
+      points: {
+        size: 4,
+        show: (u, i, from, to) => u.data[i].filter((v, n) => n >= from && n <= to && v != null).length < 80,
+      },
     };
   }
 
@@ -166,5 +182,7 @@ export class Chart {
 function rounded(value, way) {
   const power = 10 ** Math.floor(Math.log10(value));
   const steps = [1, 2, 5, 10].map((step) => Number((step * power).toPrecision(3)));
-  return way < 0 ? steps.findLast((step) => step <= value) ?? steps[0] : steps.find((step) => step >= value) ?? steps[3];
+  return way < 0
+    ? (steps.findLast((step) => step <= value) ?? steps[0])
+    : (steps.find((step) => step >= value) ?? steps[3]);
 }

@@ -9,18 +9,33 @@ export class Events {
     this.app = app;
     this.kinds = new Set();
     this.limit = PAGE;
-    this.text = make("input", { type: "search", placeholder: "Search messages", "aria-label": "Search messages", oninput: () => this.changed() });
+    this.text = make("input", {
+      type: "search",
+      placeholder: "Search messages",
+      "aria-label": "Search messages",
+      oninput: () => this.changed(),
+    });
     this.within = make("input", { type: "checkbox", onchange: () => this.changed() });
     this.chips = make("div", { class: "chips", role: "group", "aria-label": "Kinds of events" });
     this.total = make("p", { role: "status", class: "total" });
     this.rows = make("tbody", { onkeydown: (event) => move(event) });
-    this.more = make("button", { type: "button", hidden: true, onclick: () => ((this.limit += 5 * PAGE), this.refresh(true)) }, "Show more");
+    this.more = make(
+      "button",
+      { type: "button", hidden: true, onclick: () => ((this.limit += 5 * PAGE), this.refresh(true)) },
+      "Show more",
+    );
     const heads = ["step", "run", "kind", "what happened", "when"].map((head) => make("th", { scope: "col" }, head));
     this.element = make(
       "section",
       { id: "events", "aria-label": "Events" },
       make("h2", {}, "Events"),
-      make("div", { class: "filters" }, this.chips, this.text, make("label", {}, this.within, " only the steps in view")),
+      make(
+        "div",
+        { class: "filters" },
+        this.chips,
+        this.text,
+        make("label", {}, this.within, " only the steps in view"),
+      ),
       this.total,
       make("div", { class: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, ...heads)), this.rows)),
       this.more,
@@ -38,7 +53,13 @@ export class Events {
     const key = JSON.stringify([runs.map((run) => [run.name, run.about.version]), view]);
     if (key === this.key && !anew) return;
     const asked = (this.asked = Symbol());
-    const found = await ask("events", { run: runs.map((run) => run.name), kind: [...this.kinds], text: this.text.value, limit: this.limit, ...view });
+    const found = await ask("events", {
+      run: runs.map((run) => run.name),
+      kind: [...this.kinds],
+      text: this.text.value,
+      limit: this.limit,
+      ...view,
+    });
     if (asked !== this.asked) return;
     this.key = key;
     this.paint(found);
@@ -49,7 +70,8 @@ export class Events {
     const focused = document.activeElement?.dataset;
     const [kind, jump] = [focused?.kind, focused?.jump];
     this.chips.replaceChildren(...kinds.map((kind) => this.chip(kind, counts[kind] ?? 0)));
-    this.total.textContent = total > events.length ? `The latest ${whole(events.length)} of ${whole(total)} events` : `${whole(total)} events`;
+    this.total.textContent =
+      total > events.length ? `The latest ${whole(events.length)} of ${whole(total)} events` : `${whole(total)} events`;
     this.rows.replaceChildren(...events.map((event) => this.row(event)));
     this.more.hidden = total <= events.length;
     if (kind) this.chips.querySelector(`[data-kind="${CSS.escape(kind)}"]`)?.focus();
@@ -62,14 +84,23 @@ export class Events {
       this.changed();
     };
     const pressed = String(this.kinds.has(kind));
-    return make("button", { type: "button", "data-kind": kind, "aria-pressed": pressed, onclick: toggle }, `${kind} ${whole(count)}`);
+    return make(
+      "button",
+      { type: "button", "data-kind": kind, "aria-pressed": pressed, onclick: toggle },
+      `${kind} ${whole(count)}`,
+    );
   }
 
   row(event) {
     const run = this.app.runs.all.get(event.run);
     const swatch = make("i", { class: "swatch" });
     swatch.style.background = colour(run?.number ?? 0);
-    const jump = { type: "button", "data-jump": `${event.run} ${event.step} ${event.kind}`, title: "Show this step in the charts", onclick: () => this.app.jump(event.step) };
+    const jump = {
+      type: "button",
+      "data-jump": `${event.run} ${event.step} ${event.kind}`,
+      title: "Show this step in the charts",
+      onclick: () => this.app.jump(event.step),
+    };
     const when = event.time ? new Date(event.time * 1000).toLocaleString() : "";
     return make(
       "tr",

@@ -22,7 +22,9 @@ export function values(u, lines) {
     .map((line, number) => {
       const index = u.cursor.idxs[number + 1];
       const value = index == null ? null : u.data[number + 1][index];
-      return value == null ? null : { ...line, value, step: u.data[0][index], far: Math.abs(u.valToPos(value, "y") - top) };
+      return value == null
+        ? null
+        : { ...line, value, step: u.data[0][index], far: Math.abs(u.valToPos(value, "y") - top) };
     })
     .filter(Boolean)
     .sort((a, b) => a.far - b.far);

@@ -28,10 +28,14 @@ export function short(value) {
   if (value == null) return "–";
   if (typeof value === "string") return value;
   const size = Math.abs(value);
-  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2).replace(/\.?0+e/, "e").replace("e+", "e");
+  if (size !== 0 && (size < 1e-3 || size >= 1e6))
+    return value
+      .toExponential(2)
+      .replace(/\.?0+e/, "e")
+      .replace("e+", "e");
   return String(Number(value.toPrecision(4)));
 }
 
-export const exact = (value) => (typeof value === "number" ? String(value) : value ?? "–");
+export const exact = (value) => (typeof value === "number" ? String(value) : (value ?? "–"));
 export const whole = (value) => (value == null ? "–" : Math.round(value).toLocaleString("en"));
 export const plural = (count, one) => `${whole(count)} ${one}${count === 1 ? "" : "s"}`;

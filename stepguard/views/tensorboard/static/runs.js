@@ -8,17 +8,34 @@ export class Runs {
   constructor(changed, pointed) {
     [this.changed, this.pointed] = [changed, pointed];
     this.all = new Map();
-    this.filter = make("input", { type: "search", placeholder: "Filter runs", "aria-label": "Filter runs", oninput: () => this.paint() });
+    this.filter = make("input", {
+      type: "search",
+      placeholder: "Filter runs",
+      "aria-label": "Filter runs",
+      oninput: () => this.paint(),
+    });
     this.list = make("ul");
     const button = (label, on) => make("button", { type: "button", onclick: () => this.set(on) }, label);
-    this.element = make("div", {}, make("h2", {}, "Runs"), this.filter, make("div", { class: "buttons" }, button("All", true), button("None", false)), this.list);
+    this.element = make(
+      "div",
+      {},
+      make("h2", {}, "Runs"),
+      this.filter,
+      make("div", { class: "buttons" }, button("All", true), button("None", false)),
+      this.list,
+    );
   }
 
   // A run keeps its colour, whichever come after it.
   take({ runs: found, logdir }) {
     for (const about of found) {
       const label = about.name === "." ? logdir.split("/").at(-1) || logdir : about.name;
-      const run = this.all.get(about.name) ?? { name: about.name, label, number: this.all.size, on: this.all.size < SHOWN };
+      const run = this.all.get(about.name) ?? {
+        name: about.name,
+        label,
+        number: this.all.size,
+        on: this.all.size < SHOWN,
+      };
       run.about = about;
       this.all.set(about.name, run);
     }
@@ -50,14 +67,34 @@ export class Runs {
 
   item(run) {
     const { about } = run;
-    const box = make("input", { type: "checkbox", "data-run": run.name, onchange: () => ((run.on = box.checked), this.changed()) });
+    const box = make("input", {
+      type: "checkbox",
+      "data-run": run.name,
+      onchange: () => ((run.on = box.checked), this.changed()),
+    });
     box.checked = run.on;
     const line = make("i", { class: "swatch line" });
     const style = dash(run.number).length ? (dash(run.number)[0] > 4 ? "dashed" : "dotted") : "solid";
     line.style.borderTop = `3px ${style} ${colour(run.number)}`;
-    const far = [`step ${whole(about.last)}`, about.r == null ? null : `r ${short(about.r)}`, about.breaches ? `${whole(about.breaches)} beyond` : null];
-    const told = about.notices.length ? make("span", { class: "notice", title: about.notices.join("\n") }, `⚠ ${plural(about.notices.length, "notice")}`) : null;
+    const far = [
+      `step ${whole(about.last)}`,
+      about.r == null ? null : `r ${short(about.r)}`,
+      about.breaches ? `${whole(about.breaches)} beyond` : null,
+    ];
+    const told = about.notices.length
+      ? make(
+          "span",
+          { class: "notice", title: about.notices.join("\n") },
+          `⚠ ${plural(about.notices.length, "notice")}`,
+        )
+      : null;
     const events = { onmouseenter: () => this.pointed(run), onmouseleave: () => this.pointed(null) };
-    return make("li", events, make("label", { title: run.label }, box, line, make("span", { class: "name" }, run.label)), make("small", {}, far.filter(Boolean).join(" · ")), told);
+    return make(
+      "li",
+      events,
+      make("label", { title: run.label }, box, line, make("span", { class: "name" }, run.label)),
+      make("small", {}, far.filter(Boolean).join(" · ")),
+      told,
+    );
   }
 }
