@@ -7,6 +7,7 @@ from stepguard.records.lines import JsonLines
 from stepguard.records.metrics import COLLAPSE_METRICS, METRICS, Metric, breach_values, metric_values
 from stepguard.records.reading import Event, Reading, breach_event
 from stepguard.records.recorder import Memory, Recorder, TensorBoard
+from stepguard.records.rows import Rows
 from stepguard.records.runs import Run, find_runs, read_runs
 from stepguard.records.telling import SAID_ELSEWHERE, Telling
 
@@ -23,6 +24,7 @@ __all__ = [
     "Metric",
     "Reading",
     "Recorder",
+    "Rows",
     "Run",
     "Telling",
     "TensorBoard",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from stepguard.records import Event, Run
@@ -25,7 +26,7 @@ class Followed:
         except FileNotFoundError:  # somebody tidies up; what was read is still worth a look
             return []
         run, before = self.run, self.course.latest
-        lists: tuple[list[Any], ...] = (run.readings, run.collapses, run.events)
+        lists: tuple[Sequence[Any], ...] = (run.readings, run.collapses, run.events)
         cut = any(tail.cut(found) for tail, found in zip(self._tails, lists, strict=True))
         if cut:  # it went on from an earlier step, so what came after that never was
             self.course, self._tails = Course(), (_Tail(), _Tail(), _Tail())
@@ -57,11 +58,11 @@ class _Tail:
     def __init__(self) -> None:
         self._count, self._last = 0, None
 
-    def cut(self, found: list[Any]) -> bool:
+    def cut(self, found: Sequence[Any]) -> bool:
         """Whether something was taken away that had been there."""
-        return self._count > 0 and (len(found) < self._count or found[self._count - 1] is not self._last)
+        return self._count > 0 and (len(found) < self._count or found[self._count - 1] != self._last)
 
-    def new(self, found: list[Any]) -> list[Any]:
+    def new(self, found: Sequence[Any]) -> Sequence[Any]:
         news = found[self._count :]
         if found:
             self._count, self._last = len(found), found[-1]
