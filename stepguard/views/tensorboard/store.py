@@ -47,7 +47,7 @@ class Store:
     def _update(self) -> None:
         known = {id(tables.run): tables for tables in self._tables.values()}
         try:
-            runs = read_runs(self.root, [tables.run for tables in known.values()])
+            runs = read_runs(self.root, [tables.run for tables in known.values()], scalars=False)
         except FileNotFoundError:  # no folder yet, or a run that was deleted while we looked
             runs = [] if not self.root.is_dir() else [t.run for t in known.values() if t.run.path.exists()]
         self._tables = {run.name: known.get(id(run)) or Tables(run) for run in runs}
