@@ -17,7 +17,7 @@ from stepguard.views.runs_table import runs_table
 
 _STANDS = 30.0
 """Seconds from one line on how a run stands to the next."""
-_AROUND = 5.0
+_AROUND = 3.0
 """Seconds from one look for new runs to the next."""
 
 
