@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from stepguard.records.collapse import CollapseReading
 from stepguard.records.lines import FILE, SCHEMA
@@ -15,6 +16,7 @@ from stepguard.records.rows import Rows
 
 AT_ONCE = 2**18
 """Bytes that are parsed together: twice as fast as line by line."""
+KINDS = frozenset(("reading", "collapse", "event"))
 
 
 @dataclass
@@ -32,6 +34,8 @@ class Run:
         events: What happened, likewise; without their readings.
         times: Unix time of each step that has a record.
         notices: What could not be read.
+        bytes_read: How far it has been read.
+        bytes_left: What an update left to the next, because it was to read so much at most.
     """
 
     path: Path
@@ -42,50 +46,51 @@ class Run:
     events: list[Event] = field(default_factory=list)
     times: dict[int, float] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
-    _bytes: int = 0
+    bytes_read: int = 0
+    bytes_left: int = 0
     _lines: int = 0
     _begins: bool = False
 
-    def update(self) -> bool:
-        """Read what has been written since the last time; returns whether that was anything."""
-        before = self._bytes
+    def update(self, most: float = math.inf) -> bool:
+        """Read what has been written since the last time, about ``most`` bytes; returns whether that was anything."""
+        before = self.bytes_read
         with open(self.path, "rb") as file:
-            if file.seek(0, os.SEEK_END) < self._bytes:  # it is another one by now
+            size = file.seek(0, os.SEEK_END)
+            if size < self.bytes_read:  # it is another one by now
                 vars(self).update(vars(Run(self.path, self.name)))
                 before = -1
-            file.seek(self._bytes)
-            while lines := file.readlines(AT_ONCE):
-                if not lines[-1].endswith(b"\n"):
-                    lines.pop()  # what has no end yet is still being written
-                if lines:
-                    self._read(lines)
-        return self._bytes != before
+            first = self.bytes_read
+            while self.bytes_read - first < most and (block := _lines(file, self.bytes_read)):
+                self._read(block)
+        self.bytes_left = max(0, size - self.bytes_read) if self.bytes_read - first >= most else 0
+        return self.bytes_read != before
 
-    def _read(self, lines: list[bytes]) -> None:
-        if self._begins or not self._take(lines):
-            for line in lines:
-                self._lines += 1
-                if line.strip() and not self._take([line]):
-                    self._tell("no record, left out")
+    def _read(self, block: bytes) -> None:
+        count = block.count(b"\n")
+        if not self._begins and self._take(block, count):
+            self._lines += count
         else:
-            self._lines += len(lines)
-        self._bytes += sum(map(len, lines))
+            for line in block.split(b"\n")[:-1]:
+                self._lines += 1
+                if line.strip() and not self._take(line + b"\n", 1):
+                    self._tell("no record, left out")
+        self.bytes_read += len(block)
 
-    def _take(self, lines: list[bytes]) -> bool:
-        """Take all of them, or none; several only if no process begins there."""
-        text = b",".join(lines)
+    def _take(self, block: bytes, count: int) -> bool:
+        """Take all of so many lines, or none; several only if no process begins there."""
         try:
-            records = json.loads(b"[%s]" % text)
-            steps = {kind: [r for r in records if r["kind"] == kind] for kind in ("reading", "collapse", "event")}
-            if len(records) != len(lines) or (len(lines) > 1 and sum(map(len, steps.values())) < len(lines)):
+            records = json.loads(b"[%s]" % block[:-1].replace(b"\n", b","))
+            kinds = [record["kind"] for record in records]
+            if len(records) != count or (count > 1 and not KINDS.issuperset(kinds)):
                 return False
-            if records[0]["kind"] == "start":
+            if kinds[0] == "start":
                 return self._start(records[0])
-            odd = any(b'%s"' % number in text for number in (b"inf", b"nan"))
-            readings = self.readings.taken(steps["reading"], odd)
-            collapses = self.collapses.taken(steps["collapse"], odd)
-            events = [Event(r["step"], r["event"], r["message"]) for r in steps["event"]]
-            times = {r["step"]: float(r.get("time", 0.0)) for kind in steps.values() for r in kind}
+            of = {kind: [r for r in records if r["kind"] == kind] if kind in kinds else [] for kind in KINDS}
+            odd = b'inf"' in block or b'nan"' in block
+            readings = self.readings.taken(of["reading"], odd)
+            collapses = self.collapses.taken(of["collapse"], odd)
+            events = [Event(r["step"], r["event"], r["message"]) for r in of["event"]]
+            times = {r["step"]: r.get("time", 0.0) for r in records if r["kind"] in KINDS}
         except (ValueError, KeyError, TypeError, AttributeError):
             return False
         if self._begins and times:  # the first of a process; what an earlier one has from here on never was
@@ -113,12 +118,22 @@ class Run:
         self.notices.append(f"{self.path.name}, line {self._lines}: {what}")
 
 
-def read_runs(folder: str | PathLike[str], known: Iterable[Run] = ()) -> list[Run]:
+def _lines(file: BinaryIO, start: int) -> bytes:
+    """The next whole lines; what has no end yet is still being written."""
+    file.seek(start)
+    block = file.read(AT_ONCE)
+    while b"\n" not in block and (more := file.read(AT_ONCE)):
+        block += more
+    return block[: block.rfind(b"\n") + 1]
+
+
+def read_runs(folder: str | PathLike[str], known: Iterable[Run] = (), most: float = math.inf) -> list[Run]:
     """Every run below a folder, by name; :meth:`Run.update` goes on reading one.
 
     Args:
         folder: Of a run, or of several.
         known: What an earlier call gave: of those only what is new is read, into the same objects.
+        most: How many bytes to read of each, about; the next call goes on.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -144,5 +159,5 @@ def read_runs(folder: str | PathLike[str], known: Iterable[Run] = ()) -> list[Ru
         optimizer = path.stem.removeprefix("stepguard").removeprefix("-")
         name = " ".join(part for part in ("" if inside == "." else inside, optimizer) if part) or "."
         runs.append(read.get(path) or Run(path, name))
-        runs[-1].update()
+        runs[-1].update(most)
     return runs
