@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from stepguard import __version__
-from stepguard.cli import dashboard, demo
+from stepguard.cli import dashboard, demo, watch
 
-COMMANDS = (demo, dashboard)
+COMMANDS = (demo, dashboard, watch)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "and keeps the unsafe steps from happening.",
         epilog="examples:\n  stepguard demo             watch a model break, and the same model saved\n"
         "  stepguard demo --help      the two ways in which it can\n"
-        "  stepguard dashboard runs   look at runs in TensorBoard, live or afterwards",
+        "  stepguard dashboard runs   look at runs in TensorBoard, live or afterwards\n"
+        "  stepguard watch runs       follow a run from another terminal",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"stepguard {__version__}")

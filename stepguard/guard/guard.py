@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from stepguard.guard.calm import Asked, Calm
 from stepguard.guard.change import Change
 from stepguard.guard.cost import Cost
+from stepguard.guard.culprits import Culprits
 from stepguard.guard.hooks import hook_step, owners
 from stepguard.guard.interrupts import uninterrupted
 from stepguard.guard.known_optimizers import cautions
@@ -20,10 +21,12 @@ from stepguard.guard.movement import moved_since
 from stepguard.guard.outlook import Outlook, Schedule
 from stepguard.guard.pacing import Pacing, Why
 from stepguard.guard.policy import Settings, step_scale
-from stepguard.guard.ranks import Ranks
+from stepguard.guard.ranks import Ranks, rank
+from stepguard.guard.reporter import log
+from stepguard.guard.samples import NO_SAMPLES, over_samples
 from stepguard.guard.step_reporter import StepReporter
 from stepguard.probe import NOTHING_SEEN, Manner, NoSoftmaxError, Probe, Screen, SeenStep, no_modes
-from stepguard.records import Reading, Recorder
+from stepguard.records import Culprit, Reading, Recorder
 
 _MOVED = (
     "The optimizer moved the parameters before it ran the closure, as SAM does, so the gradients are not those of "
@@ -39,6 +42,8 @@ class Guard:
     Attributes:
         last: The latest :class:`Reading`, or None before the first.
         step: Optimizer steps seen so far.
+        culprit: Where the r of a breach came from, a :class:`stepguard.records.Culprit`, of the latest that was looked
+            into, or None.
     """
 
     def __init__(
@@ -57,15 +62,18 @@ class Guard:
         self._refuse_a_second()
         self.last: Reading | None = None
         self.step = 0
+        self.culprit: Culprit | None = None
         self._ranks = Ranks(model, optimizer, engine)
         self._reporter = StepReporter(recorders, settings, label)
         self._change = Change(model, optimizer, self._ranks, settings.changes)
         self._pacing = Pacing(settings, optimizer, self._ranks)
         self._calm = Calm()
+        self._culprits = Culprits(model, optimizer, rank())
         self._outlook = Outlook(settings.target, optimizer, schedule)
         self._due = self._ending = False
         self._failure: Exception | None = None
         self._seen = NOTHING_SEEN
+        self._samples = NO_SAMPLES
         self._cost = Cost()
         self._previous_end: float | None = None
         self._probe = Probe(
@@ -117,7 +125,7 @@ class Guard:
         pacing, probe = self._pacing.state_dict(), self._probe.state_dict()
         calm, outlook = self._calm.state_dict(), self._outlook.state_dict()
         state = {"version": 1, "step": self.step, "last": last, "probe": probe}
-        return {**state, "pacing": pacing, "calm": calm, "outlook": outlook}
+        return {**state, "pacing": pacing, "calm": calm, "outlook": outlook, "culprits": self._culprits.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the state of an earlier guard."""
@@ -130,6 +138,8 @@ class Guard:
         if "calm" in state:
             self._calm.load_state_dict(state["calm"])
             self._outlook.load_state_dict(state["outlook"])
+        if "culprits" in state:
+            self._culprits.load_state_dict(state["culprits"])
 
     def _refuse_a_second(self) -> None:
         mine = self._settings.action
@@ -151,6 +161,7 @@ class Guard:
         started = self._cost.start()
         # The batch is what was seen up to here: LBFGS calls its closure again at other parameters.
         self._seen = self._probe.take()
+        self._reporter.begins(self.step)
         self._due = self._pacing.looks_at(self.step)
         self._change.return_gradients()
         if self._due:
@@ -163,7 +174,7 @@ class Guard:
             try:
                 if moved:
                     raise ValueError(_MOVED)
-                self._change.begin()
+                self._change.begin(self._seen.watched)
             except Exception as error:
                 self._failure = error
         self._cost.stop(started, self._seen.seconds)
@@ -193,6 +204,7 @@ class Guard:
 
     def _decide(self, seen: SeenStep, withheld: bool, failure: Exception | None, started: float) -> None:
         norms: list[float] = []
+        self._samples = NO_SAMPLES
         try:
             norms = self._change.end(known=failure is None)
         except Exception as error:
@@ -231,14 +243,18 @@ class Guard:
         failure: Exception | None,
         started: float,
     ) -> None:
-        r, tau = None, asked.tau
+        r, tau, spreads = None, asked.tau, None
         try:
-            if failure is None:
-                r = self._measure(seen, norms, why) if 0 < tau < math.inf else 0.0 if tau == 0 else math.nan
+            if failure is None and 0 < tau < math.inf:
+                spreads = self._measure(seen, norms, why)
+                r = self._samples.r
+            elif failure is None:
+                r = 0.0 if tau == 0 else math.nan
         except NoSoftmaxError as error:  # nothing here, but perhaps elsewhere
             r, failure = -math.inf, error
         except Exception as error:
             failure = error
+        mine = r
         try:
             # Whatever happened here, the other ranks wait for this.
             r = self._ranks.agree(r)
@@ -250,9 +266,28 @@ class Guard:
             self._reporter.skipped(self.step)
         else:
             scale = self._scale(r, asked)
+            seconds = time.perf_counter() - started
+            culprit = self._explain(seen, norms, spreads, mine)
             self._change.rescale(scale)
-            self._pacing.read(self.step, r, groups or [], time.perf_counter() - started)
+            self._pacing.read(self.step, r, groups or [], seconds)
             self._report(r, tau, scale, why, self._probe.method)
+            if culprit:
+                self.culprit = culprit
+                self._reporter.tell(culprit.event())
+
+    def _explain(self, seen: SeenStep, norms: list[float], spreads: Tensor | None, r: float | None) -> Culprit | None:
+        """Where this rank's own r comes from, if that is beyond the target; before the parameters are put elsewhere."""
+        if spreads is None or r is None or r <= self._settings.target or not self._culprits.wants(self.step, r):
+            return None
+        try:
+            # With quantiles that is not the most sensitive one.
+            index = int((spreads - math.pi * r).abs().argmin())
+            found = self._probe.explain(seen, self._change.moves(norms), index)
+            return found and self._culprits.named(self.step, found)
+        except Exception as error:  # the step is measured, and that is what counts
+            log.debug("stepguard: step %d is not explained (%s: %s)", self.step, type(error).__name__, error)
+            error.__traceback__ = None  # its frames would keep the batch alive
+            return None
 
     def _scale(self, r: float, asked: Asked) -> float:
         """What to multiply the update by, the same on all ranks, whose r this is."""
@@ -286,18 +321,17 @@ class Guard:
         self._change.rescale(scale)
         self._report(r, asked.tau, scale, why, "prediction")
 
-    def _measure(self, seen: SeenStep, norms: list[float], why: Why) -> float:
+    def _measure(self, seen: SeenStep, norms: list[float], why: Why) -> Tensor:
         moved = self._change.moves(norms)
         before = self._probe.estimator.kind
         screens = self._settings.screens and why in ("told", "near")
         screen = Screen(self._pacing.expected(), _SCREENED * self._settings.target) if screens else None
-        spreads, quantile = self._probe.spreads(seen, moved, screen), self._settings.quantile
+        spreads = self._probe.spreads(seen, moved, screen)
         if self._probe.estimator.kind != before:
             self._reporter.fell_back(self.step, self._probe.estimator.reason)
         self._reporter.judged(self.step, self._probe.found, self._probe.estimator.kind)
-        if not spreads.numel():
-            return 0.0  # the loss ignored every sample
-        return float(spreads.max() if quantile == 1 else spreads.float().quantile(quantile)) / math.pi
+        self._samples = over_samples(spreads, self._settings.quantile)
+        return spreads
 
     def _report(self, r: float, tau: float, scale: float, why: Why, estimator: str) -> None:
         # An optimizer that sets its own rate, such as Adafactor's relative steps, has None here.
@@ -316,6 +350,10 @@ class Guard:
             estimator=estimator,
             cost_share=self._cost.share(),
             why=why,
+            gradient_norm=self._change.gradient_norm,
+            weight_norm=self._change.weight_norm() if estimator != "prediction" else None,
+            r_median=self._samples.median,
+            samples=self._samples.number,
         )
         held = self._calm.held if self._calm.says_so else 0
         self._reporter.reading(self.last, held, self._crossing(r, lr) if estimator != "prediction" else None)

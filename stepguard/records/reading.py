@@ -45,6 +45,16 @@ class Reading(NamedTuple):
     """stepguard's share of the time since the previous reading; None at the first."""
     why: str = "told"
     """Why it was measured: ``"told"`` to, a ``"first"`` step, ``"near"`` the limit, or the last one was ``"old"``."""
+    gradient_norm: float | None = None
+    """Norm of the gradients that the optimizer was given, clipped ones clipped; not finite where they were not, and
+    withheld. None where it is not known: a GradScaler's fused optimizer, or a sharded model that is only observed."""
+    weight_norm: float | None = None
+    """Norm of all that the optimizer moves, before this step. None where the model is sharded."""
+    r_median: float | None = None
+    """The r of half of this process's samples or tokens is not larger: far below ``r``, one of them stands out. None
+    where ``r`` is a prediction, or nothing could be measured."""
+    samples: int | None = None
+    """How many samples or tokens those are."""
 
     @property
     def breach(self) -> bool:
@@ -69,7 +79,8 @@ class Event(NamedTuple):
     ``forecast`` (r will come to its target), ``withheld`` (not finite, not made),
     ``skipped`` (the optimizer moved nothing), ``found`` (what r is taken of, and how, when that is new),
     ``fallback`` (slopes are taken by another estimator from here on, and why) and ``unmeasured`` (training went on
-    without a reading; the message says why), ``caution`` (the optimizer is one whose clamped steps have a sequel).
+    without a reading; the message says why), ``caution`` (the optimizer is one whose clamped steps have a sequel),
+    ``culprit`` (where the r of a breach comes from; ``data`` has the fields of a :class:`Culprit`).
     From a collapse monitor also ``warning`` (softmax collapse is near), ``onset`` (it is there), ``recovery`` (it is
     far again), ``cure_on`` and ``cure_off`` (perpGrad was switched) and ``stop`` (training was asked to end).
     """
@@ -78,6 +89,8 @@ class Event(NamedTuple):
     kind: str
     message: str
     reading: Reading | CollapseReading | None = None
+    data: dict[str, Any] | None = None
+    """What it says, in numbers, JSON-able."""
 
 
 def breach_event(reading: Reading) -> Event:

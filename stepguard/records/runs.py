@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from stepguard.records.rows import Rows
 
 AT_ONCE = 2**18
 """Bytes that are parsed together: twice as fast as line by line."""
-KINDS = frozenset(("reading", "collapse", "event"))
+_STEPS = "reading", "collapse", "event"
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Run:
     """What one file of records holds, as far as it has been read.
 
     A run that went on from an earlier step has the steps from there on twice: the later ones count, as they did for it.
+    A guard and a monitor of one file each count their own steps, so that what one of them begins anew the other keeps.
 
     Attributes:
         path: The file.
@@ -33,7 +35,9 @@ class Run:
         collapses: Looks at the softmax, likewise.
         events: What happened, likewise; without their readings.
         times: Unix time of each step that has a record.
+        logged_steps: Where each of them lies on the axis of a trainer's own log, if there is one.
         notices: What could not be read.
+        ended: Whether the process that wrote last has said that it is over; one that was killed has not.
         bytes_read: How far it has been read.
         bytes_left: What an update left to the next, because it was to read so much at most.
     """
@@ -45,11 +49,16 @@ class Run:
     collapses: Rows[CollapseReading] = field(default_factory=lambda: Rows(CollapseReading))
     events: list[Event] = field(default_factory=list)
     times: dict[int, float] = field(default_factory=dict)
+    logged_steps: dict[int, int] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
+    ended: bool = False
     bytes_read: int = 0
     bytes_left: int = 0
+    _open: int = 0
     _lines: int = 0
-    _begins: bool = False
+    _begins: set[str] = field(default_factory=set)
+    _writers: dict[str, int] = field(default_factory=dict)
+    _events_by: list[str] = field(default_factory=list)
 
     def update(self, most: float = math.inf) -> bool:
         """Read what has been written since the last time, about ``most`` bytes; returns whether that was anything."""
@@ -60,14 +69,14 @@ class Run:
                 vars(self).update(vars(Run(self.path, self.name)))
                 before = -1
             first = self.bytes_read
-            while self.bytes_read - first < most and (block := _lines(file, self.bytes_read)):
+            while self.bytes_read - first < most and (block := _whole_lines(file, self.bytes_read)):
                 self._read(block)
         self.bytes_left = max(0, size - self.bytes_read) if self.bytes_read - first >= most else 0
         return self.bytes_read != before
 
     def _read(self, block: bytes) -> None:
         count = block.count(b"\n")
-        if not self._begins and self._take(block, count):
+        if self._take(block, count):
             self._lines += count
         else:
             for line in block.split(b"\n")[:-1]:
@@ -77,49 +86,84 @@ class Run:
         self.bytes_read += len(block)
 
     def _take(self, block: bytes, count: int) -> bool:
-        """Take all of so many lines, or none; several only if no process begins there."""
+        """Take all of so many lines, or none; several only if no process begins or ends there."""
         try:
             records = json.loads(b"[%s]" % block[:-1].replace(b"\n", b","))
-            kinds = [record["kind"] for record in records]
-            if len(records) != count or (count > 1 and not KINDS.issuperset(kinds)):
+            kinds = {record["kind"] for record in records}
+            if len(records) != count or (count > 1 and not (kinds <= {*_STEPS} and self._goes_on(records))):
                 return False
-            if kinds[0] == "start":
+            if "start" in kinds:
                 return self._start(records[0])
-            of = {kind: [r for r in records if r["kind"] == kind] if kind in kinds else [] for kind in KINDS}
+            if "end" in kinds:
+                return self._end()
+            found = {kind: [r for r in records if r["kind"] == kind] if kind in kinds else [] for kind in _STEPS}
             odd = b'inf"' in block or b'nan"' in block
-            readings = self.readings.taken(of["reading"], odd)
-            collapses = self.collapses.taken(of["collapse"], odd)
-            events = [Event(r["step"], r["event"], r["message"]) for r in of["event"]]
-            times = {r["step"]: r.get("time", 0.0) for r in records if r["kind"] in KINDS}
+            readings = self.readings.taken(found["reading"], odd)
+            collapses = self.collapses.taken(found["collapse"], odd)
+            events = [Event(r["step"], r["event"], r["message"], data=r.get("data")) for r in found["event"]]
+            steps = records if kinds <= {*_STEPS} else []
+            times = {r["step"]: float(r.get("time", 0.0)) for r in steps}
         except (ValueError, KeyError, TypeError, AttributeError):
             return False
-        if self._begins and times:  # the first of a process; what an earlier one has from here on never was
-            self._begins = False
-            self._cut(min(times))
+        if self._begins and steps:
+            self._begin(steps[0].get("by", ""), steps[0]["step"])
         self.readings.extend(readings)
         self.collapses.extend(collapses)
         self.events += events
+        self._events_by += [r.get("by", "") for r in found["event"]]
         self.times.update(times)
+        self.logged_steps.update({r["step"]: r["logged_step"] for r in steps if "logged_step" in r})
         return True
 
-    def _cut(self, step: int) -> None:
-        self.readings.cut(step)
-        self.collapses.cut(step)
-        self.events[:] = [event for event in self.events if event.step < step]
+    def _goes_on(self, records: list[dict[str, Any]]) -> bool:
+        """Whether none of them is the first of its writer."""
+        return not self._begins or self._begins.isdisjoint(r.get("by", "") for r in records)
 
     def _start(self, values: dict[str, Any]) -> bool:
+        # A guard and a monitor of one process both begin and both end.
+        same = bool(self.starts) and self.starts[-1].get("pid") == values.get("pid")
+        self._open, self.ended = (self._open if same else 0) + 1, False
         self.starts.append({key: value for key, value in values.items() if key != "kind"})
-        self._begins = True
+        by, pid = values.get("writes", ""), values.get("pid", 0)
+        if by in self._writers or pid not in self._writers.values():
+            self._writers = {}  # of a process that is no more
+        self._writers[by] = pid
+        self._begins.add(by)
         if values.get("schema") != SCHEMA:
             self._tell(f"schema {values.get('schema')}, this stepguard knows schema {SCHEMA}")
         return True
+
+    def _end(self) -> bool:
+        self._open -= 1
+        self.ended = self._open <= 0
+        return True
+
+    def _begin(self, by: str, step: int) -> None:
+        """The first record of a process: what an earlier one has from here on never was."""
+        if by in self._begins:
+            self._begins.remove(by)
+            self._forget(step, {other for other in self._writers if other != by})
+
+    def _forget(self, step: int, spared: set[str]) -> None:
+        """All from a step on, but what others write that are at work."""
+        stays = [e.step < step or by in spared for e, by in zip(self.events, self._events_by, strict=True)]
+        self.events[:] = itertools.compress(self.events, stays)
+        self._events_by[:] = itertools.compress(self._events_by, stays)
+        if "guard" not in spared:
+            self.readings.cut(step)
+        if "monitor" not in spared:
+            self.collapses.cut(step)
+        left = {*self.readings.columns["step"], *self.collapses.columns["step"], *(e.step for e in self.events)}
+        for where in (self.times, self.logged_steps):
+            for gone in where.keys() - left:
+                del where[gone]
 
     def _tell(self, what: str) -> None:
         self.notices.append(f"{self.path.name}, line {self._lines}: {what}")
 
 
-def _lines(file: BinaryIO, start: int) -> bytes:
-    """The next whole lines; what has no end yet is still being written."""
+def _whole_lines(file: BinaryIO, start: int) -> bytes:
+    """The next of them; what has no end yet is still being written."""
     file.seek(start)
     block = file.read(AT_ONCE)
     while b"\n" not in block and (more := file.read(AT_ONCE)):
@@ -153,11 +197,17 @@ def read_runs(folder: str | PathLike[str], known: Iterable[Run] = (), most: floa
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}; give the log_dir of a run, or one that holds several")
     read = {run.path: run for run in known}
+    runs = [read.get(run.path, run) for run in find_runs(root)]
+    for run in runs:
+        run.update(most)
+    return runs
+
+
+def find_runs(root: Path) -> list[Run]:
+    """Every run below a folder, by name, not read yet."""
     runs = []
     for path in sorted(root.rglob(FILE.format("*"))):
         inside = path.parent.relative_to(root).as_posix()
         optimizer = path.stem.removeprefix("stepguard").removeprefix("-")
-        name = " ".join(part for part in ("" if inside == "." else inside, optimizer) if part) or "."
-        runs.append(read.get(path) or Run(path, name))
-        runs[-1].update(most)
+        runs.append(Run(path, " ".join(part for part in ("" if inside == "." else inside, optimizer) if part) or "."))
     return runs
