@@ -26,7 +26,9 @@ def always_fresh(monkeypatch):
 
 @pytest.fixture
 def plugin(tmp_path):
-    return StepGuardPlugin(SimpleNamespace(logdir=str(tmp_path)))
+    plugin = StepGuardPlugin(SimpleNamespace(logdir=str(tmp_path)))
+    plugin._store._reader.join()  # which began before there was anything to read
+    return plugin
 
 
 def write(folder, *records):

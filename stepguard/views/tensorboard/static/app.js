@@ -7,6 +7,7 @@ import { Runs } from "./runs.js";
 import { themeSwitch } from "./theme.js";
 
 const EVERY = 5000; // milliseconds
+const SOON = 700; // while there is more to read
 
 class App {
   constructor(body) {
@@ -43,6 +44,7 @@ class App {
   // Asks for the runs, then for what is new of those that are shown.
   async poll() {
     clearTimeout(this.timer);
+    let every = EVERY;
     try {
       const found = await ask("runs");
       this.runs.take(found);
@@ -50,12 +52,13 @@ class App {
       this.full.hidden = !this.empty.hidden;
       if (this.full.hidden) this.empty.replaceChildren(...hints(found.logdir));
       await this.refresh();
-      this.state.textContent = "";
+      this.state.textContent = found.read < 1 ? `Reading, ${Math.floor(100 * found.read)}% done` : "";
+      every = found.read < 1 ? SOON : EVERY;
     } catch (error) {
       this.state.textContent = `No answer (${error.message}); trying again.`;
     }
     clearTimeout(this.timer);
-    if (this.live.checked && !document.hidden) this.timer = setTimeout(() => this.poll(), EVERY);
+    if (this.live.checked && !document.hidden) this.timer = setTimeout(() => this.poll(), every);
   }
 
   async refresh() {
