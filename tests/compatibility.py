@@ -22,12 +22,14 @@ SECTIONS = {
         "callbacks/test_lightning_names.py",
         "callbacks/test_lightning_cli.py",
         "callbacks/test_killed.py",
+        "callbacks/test_lightning_records.py",
     ],
     "The Trainer of Hugging Face": [
         "callbacks/test_transformers.py",
         "callbacks/test_transformers_steps.py",
         "callbacks/test_transformers_collapse.py",
         "callbacks/test_transformers_perp_grad.py",
+        "callbacks/test_transformers_records.py",
         "callbacks/test_accelerate.py",
     ],
     "Several processes": [
@@ -64,9 +66,10 @@ _NO_NAME = re.compile(r"(-?([a-z_]+[0-9]+|[0-9.]+|True|False|None))+")
 
 def lines(items):
     """The sections as they are written, from collected tests."""
-    about, found = {}, defaultdict(dict)
+    about, found, files = {}, defaultdict(dict), {TESTS / file: file for files in SECTIONS.values() for file in files}
     for item in items:
-        file = item.path.relative_to(TESTS).as_posix()
+        if (file := files.get(item.path)) is None:
+            continue
         about[file] = (item.module.__doc__ or "").strip().split("\n")[0]
         ids = item.callspec._idlist if hasattr(item, "callspec") else []
         cases = found[file].setdefault(item.originalname, [[] for _ in ids])

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from stepguard.callbacks.lightning.each_optimizer import EachOptimizer, Notes
 from stepguard.callbacks.lightning.loggers import Thinning, log
-from stepguard.guard import CollapseMonitor, CollapseSettings, OnWarning
+from stepguard.guard import CollapseMonitor, CollapseSettings, OnWarning, about
 from stepguard.records import CollapseReading, Event, metric_values
 
 
@@ -20,7 +20,8 @@ class SoftmaxCollapseMonitor(EachOptimizer[CollapseMonitor]):
     ``softmax/collapse``, ``softmax/zero_terms``, ``softmax/zero_gradients``, ``softmax/headroom_nats``,
     ``softmax/headroom_min``, ``softmax/headroom_median``, ``softmax/headroom_trend``, ``softmax/steps_to_collapse``,
     ``softmax/nlm_alignment``, ``softmax/logit_norm``, ``softmax/weight_norm``, ``softmax/curing``,
-    ``softmax/cost_share``. Where the logger takes text, ``stepguard/events``.
+    ``softmax/cost_share``. Where the logger takes text, ``stepguard/events``. Every reading and event is a line of
+    ``stepguard.jsonl`` beside the logger's own file.
 
     Where the module has several optimizers (manual optimization) each has a monitor, which takes the losses and cures
     the gradients of its own only, and the optimizer's index stands behind the names: ``softmax/collapse/0``.
@@ -34,6 +35,7 @@ class SoftmaxCollapseMonitor(EachOptimizer[CollapseMonitor]):
         per_layer: Also log ``softmax/nlm_alignment/<parameter>``.
         strict: Raise when a step cannot be looked at, instead of warning once and going on.
         optimizer: Index of the only optimizer to watch, as ``configure_optimizers`` returns them; None is each.
+        show: Print its events, above the progress bar if there is one.
 
     Raises:
         ValueError: For a setting that makes no sense.
@@ -55,8 +57,9 @@ class SoftmaxCollapseMonitor(EachOptimizer[CollapseMonitor]):
         per_layer: bool = False,
         strict: bool = False,
         optimizer: int | None = None,
+        show: bool = True,
     ):
-        super().__init__(optimizer)
+        super().__init__(optimizer, show)
         self._settings = CollapseSettings(on_warning, cadence, horizon, headroom, per_layer, strict).checked()
 
     @property
@@ -80,7 +83,8 @@ class SoftmaxCollapseMonitor(EachOptimizer[CollapseMonitor]):
             trainer.should_stop = True
 
     def _watch(self, trainer: Trainer, pl_module: LightningModule, notes: Notes) -> CollapseMonitor:
-        return CollapseMonitor(pl_module, notes.own.optimizer, self._settings, [notes], label=notes.own.label)
+        places = self._places(trainer, notes, about(pl_module, notes.own.optimizer, self._settings))
+        return CollapseMonitor(pl_module, notes.own.optimizer, self._settings, places, label=notes.own.label)
 
     def _thinning(self) -> Thinning:
         return Thinning(first=True)

@@ -20,15 +20,19 @@ def log_every(trainer: Trainer) -> int:
     return every
 
 
-def axis(trainer: Trainer) -> int:
-    """Where a batch that ends lies on the axis of ``self.log``, which begins at 0.
+def axis(trainer: Trainer, ended: bool = True) -> int:
+    """Where a batch lies on the axis of ``self.log``, which begins at 0.
 
     Optimizer steps; in manual optimization batches, for ``trainer.global_step`` counts the steps of all optimizers
     together there.
+
+    Args:
+        trainer: Whose batch it is.
+        ended: Whether its optimizer step is done, and counted.
     """
-    return (
-        trainer.global_step - 1 if trainer.lightning_module.automatic_optimization else trainer.fit_loop.total_batch_idx
-    )
+    if not trainer.lightning_module.automatic_optimization:
+        return trainer.fit_loop.total_batch_idx
+    return trainer.global_step - ended
 
 
 class Thinning:

@@ -11,9 +11,9 @@ import lightning.pytorch
 _NAMES = ("lightning.pytorch", "pytorch_lightning")
 
 
-def classes(name: str) -> tuple[type, ...]:
-    """The class of that name in every package that has been imported by now; none is imported for it."""
-    found = (getattr(sys.modules.get(package), name, None) for package in _NAMES)
+def classes(name: str, within: str = "") -> tuple[type, ...]:
+    """The class of that name in every package, or in this part of it, that has been imported by now; none is for it."""
+    found = (getattr(sys.modules.get(package + within), name, None) for package in _NAMES)
     return tuple(c for c in found if c is not None)
 
 

@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from stepguard.callbacks.transformers.watching import Watching
-from stepguard.guard import CollapseMonitor, CollapseSettings, OnWarning
+from stepguard.guard import CollapseMonitor, CollapseSettings, OnWarning, about
 from stepguard.records import CollapseReading, metric_values
 
 log = logging.getLogger("stepguard")
@@ -23,7 +23,8 @@ class SoftmaxCollapseMonitor(Watching):
     ``softmax/headroom_min``, ``softmax/headroom_median``, ``softmax/headroom_trend``, ``softmax/steps_to_collapse``,
     ``softmax/nlm_alignment``, ``softmax/logit_norm``, ``softmax/weight_norm``, ``softmax/curing``,
     ``softmax/cost_share``. Where the reporter takes text (TensorBoard, Weights & Biases), ``stepguard/events``.
-    TensorBoard and Weights & Biases show all under ``train/``, as they do with whatever the trainer logs.
+    TensorBoard and Weights & Biases show all under ``train/``, as they do with whatever the trainer logs. Every reading
+    and event is a line of ``stepguard.jsonl`` beside TensorBoard's file, or else in ``output_dir``.
 
     Args:
         on_warning: None only tells; ``"perp_grad"`` switches perpGrad on until there is headroom again; ``"stop"``
@@ -75,4 +76,5 @@ class SoftmaxCollapseMonitor(Watching):
             control.should_training_stop = True
 
     def _watch(self, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler | None) -> CollapseMonitor:
-        return CollapseMonitor(model, optimizer, self._settings, [self._memory])
+        places = self._places(about(model, optimizer, self._settings))
+        return CollapseMonitor(model, optimizer, self._settings, places)

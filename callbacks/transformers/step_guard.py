@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from stepguard.callbacks.transformers.watching import Watching
-from stepguard.guard import Action, BatchNorm, Cadence, ClampTo, Guard, Settings
+from stepguard.guard import Action, BatchNorm, Cadence, ClampTo, Guard, Settings, about
 from stepguard.records import METRICS, Reading, breach_values, metric_values
 
 
@@ -21,7 +21,8 @@ class StepGuard(Watching):
     ``stepguard/lr_safe``, ``stepguard/cost_share``. At every step beyond the target, whatever the cadence, in
     ``log_history`` and every reporter, but not on the screen: ``stepguard/r_breach`` and, where the reporter takes
     text (TensorBoard, Weights & Biases), ``stepguard/events``. TensorBoard and Weights & Biases show all under
-    ``train/``, as they do with whatever the trainer logs.
+    ``train/``, as they do with whatever the trainer logs. Every reading and event is a line of ``stepguard.jsonl``
+    beside TensorBoard's file, or else in ``output_dir``.
 
     Args:
         action: ``"observe"``, ``"clamp"`` or ``"drive"``; see :func:`stepguard.attach`.
@@ -85,7 +86,9 @@ class StepGuard(Watching):
             self._log.tell(event, args, state, control, **kwargs)
 
     def _watch(self, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler | None) -> Guard:
-        return Guard(self._find(model), optimizer, self._settings, [self._memory], schedule=scheduler)
+        module = self._find(model)
+        places = self._places(about(module, optimizer, self._settings))
+        return Guard(module, optimizer, self._settings, places, schedule=scheduler)
 
     def _find(self, model: nn.Module) -> nn.Module:
         if self._module is None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 from torch import nn
@@ -10,9 +12,10 @@ from transformers.trainer_callback import ExportableState
 
 from stepguard.callbacks.transformers.calling import after_training, calling_trainer
 from stepguard.callbacks.transformers.log import TrainerLog
+from stepguard.callbacks.transformers.records import lines_beside
 from stepguard.guard import CollapseMonitor, Guard, check_owned
 from stepguard.guard.attach import unwrapped
-from stepguard.records import Memory
+from stepguard.records import JsonLines, Later, Memory, Recorder
 
 
 class Watching(TrainerCallback, ExportableState):
@@ -34,6 +37,8 @@ class Watching(TrainerCallback, ExportableState):
         self._memory = Memory()
         self._log = TrainerLog()
         self._watcher: Guard | CollapseMonitor | None = None
+        self._beside: Callable[[dict[str, Any]], JsonLines | None] = lambda said: None
+        self._lines: Later | None = None
 
     def detach(self) -> None:
         """Let go of the model; done at the end of ``train()``.
@@ -42,6 +47,7 @@ class Watching(TrainerCallback, ExportableState):
         """
         if self._watcher:
             self._watcher.detach()
+        self._beside, self._lines = lambda said: None, None
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if trainer := calling_trainer():
@@ -63,14 +69,22 @@ class Watching(TrainerCallback, ExportableState):
         saved = entries.setdefault(name, self._entry({}))
         if isinstance(saved, list):
             raise ValueError(f"the Trainer has {len(saved)} callbacks {name}; a model has one optimizer, so pass one")
-        self._log.open(self, calling_trainer())
+        trainer = calling_trainer()
+        self._log.open(self, trainer)
         model, optimizer = unwrapped(kwargs["model"], kwargs["optimizer"])
         check_owned(model, optimizer)
         scheduler = kwargs.get("lr_scheduler")
+        self._beside = partial(lines_beside, trainer, args, state)
         self._watcher = self._watch(model, optimizer, scheduler if isinstance(scheduler, LRScheduler) else None)
         found = saved["attributes"].get("saved")
         if state.global_step and found:
             self._watcher.load_state_dict(found)
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._lines:
+            self._lines.open()  # the reporters, which may come after this one, have their folders by now
 
     def on_log(
         self,
@@ -94,6 +108,11 @@ class Watching(TrainerCallback, ExportableState):
     def _entry(self, saved: dict[str, Any]) -> dict[str, Any]:
         """As the trainer wants it: arguments to make the callback again, and attributes to set then."""
         return {"args": self._settings_given, "attributes": {"saved": saved, "lost": self._beyond}}
+
+    def _places(self, said: dict[str, Any]) -> list[Recorder]:
+        """Where a watcher writes: for the trainer's log, and lines of JSON that begin with what is said of it."""
+        self._lines = Later(partial(self._beside, said))
+        return [self._memory, self._lines]
 
     def _watch(self, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler | None) -> Guard | CollapseMonitor:
         raise NotImplementedError

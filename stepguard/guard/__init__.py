@@ -1,5 +1,6 @@
 """What one optimizer step did, and what to do about it. The guard is the one object with memory."""
 
+from stepguard.guard.about import about
 from stepguard.guard.attach import attach, check_owned, monitor_collapse
 from stepguard.guard.collapse import CollapseMonitor
 from stepguard.guard.collapse_settings import CollapseSettings, OnWarning
@@ -21,6 +22,7 @@ __all__ = [
     "Schedule",
     "Settings",
     "SteppedEvery",
+    "about",
     "Suggestion",
     "attach",
     "check_owned",

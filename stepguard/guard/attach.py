@@ -9,13 +9,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from stepguard.guard.about import about
 from stepguard.guard.collapse import CollapseMonitor
 from stepguard.guard.collapse_settings import CollapseSettings, OnWarning
 from stepguard.guard.guard import Guard
 from stepguard.guard.outlook import Schedule
 from stepguard.guard.policy import Action, BatchNorm, Cadence, ClampTo, Settings
 from stepguard.guard.ranks import is_first
-from stepguard.records import Recorder, TensorBoard
+from stepguard.records import JsonLines, Recorder, TensorBoard
 
 _TRAINERS = {"accelerate", "lightning", "pytorch_lightning"}
 
@@ -75,7 +76,7 @@ def attach(
             steps; in the first thirty, and when parameters are thawed, nothing is. What is neither ends at the target.
         schedule: What sets the learning rate, to see further ahead when r will come to its target: the scheduler that
             is stepped after every optimizer step, or a function from that step to the rate. It is not touched.
-        log_dir: Folder for TensorBoard; None writes nothing.
+        log_dir: Folder for TensorBoard's file and for ``stepguard.jsonl``, the records; None writes nothing.
         recorders: Further places to write to, for instance :class:`stepguard.records.Memory`.
 
     Returns:
@@ -85,6 +86,7 @@ def attach(
         ValueError: For a setting that makes no sense, an optimizer whose parameters are not the model's, or one that
             another guard changes the steps of.
         TypeError: If ``model`` is not a module or ``optimizer`` not a torch optimizer.
+        OSError: If nothing can be written in ``log_dir``.
 
     Example:
         >>> import torch
@@ -104,7 +106,8 @@ def attach(
     ).checked()
     check_owned(model, optimizer)
     schedule = _taken_off(schedule, "scheduler")
-    return Guard(model, optimizer, settings, _places(log_dir, recorders), schedule=schedule, engine=engine)
+    places = _places(log_dir, recorders, about(model, optimizer, settings))
+    return Guard(model, optimizer, settings, places, schedule=schedule, engine=engine)
 
 
 def monitor_collapse(
@@ -138,7 +141,7 @@ def monitor_collapse(
         headroom: Fewer nats than this for one sample in a hundred are a warning in any case.
         per_layer: Also tell how far the gradient of each parameter is along that parameter.
         strict: Raise when a step cannot be looked at, instead of warning once and going on.
-        log_dir: Folder for TensorBoard; None writes nothing.
+        log_dir: Folder for TensorBoard's file and for ``stepguard.jsonl``, the records; None writes nothing.
         recorders: Further places to write to, for instance :class:`stepguard.records.Memory`.
 
     Returns:
@@ -147,6 +150,7 @@ def monitor_collapse(
     Raises:
         ValueError: For a setting that makes no sense, or an optimizer whose parameters are not the model's.
         TypeError: If ``model`` is not a module or ``optimizer`` not a torch optimizer.
+        OSError: If nothing can be written in ``log_dir``.
 
     Example:
         >>> import torch
@@ -163,7 +167,8 @@ def monitor_collapse(
     model, optimizer = unwrapped(model, optimizer)
     settings = CollapseSettings(on_warning, cadence, horizon, headroom, per_layer, strict).checked()
     check_owned(model, optimizer)
-    return CollapseMonitor(model, optimizer, settings, _places(log_dir, recorders), engine=engine)
+    places = _places(log_dir, recorders, about(model, optimizer, settings))
+    return CollapseMonitor(model, optimizer, settings, places, engine=engine)
 
 
 def unwrapped(model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
@@ -191,9 +196,11 @@ def _taken_off(wrapped: Any, inner: str) -> Any:
     return getattr(wrapped, inner, wrapped) if type(wrapped).__module__.split(".")[0] in _TRAINERS else wrapped
 
 
-def _places(log_dir: str | PathLike[str] | None, recorders: Sequence[Recorder]) -> list[Recorder]:
-    written: list[Recorder] = [TensorBoard(log_dir)] if log_dir is not None and is_first() else []
-    return [*written, *recorders]
+def _places(log_dir: str | PathLike[str] | None, recorders: Sequence[Recorder], said: dict[str, Any]) -> list[Recorder]:
+    if log_dir is None or not is_first():
+        return list(recorders)
+    # The lines first: a folder that cannot be written is refused here, before TensorBoard has a thread for it.
+    return [JsonLines(log_dir, said), TensorBoard(log_dir), *recorders]
 
 
 def check_owned(model: nn.Module, optimizer: Optimizer) -> None:

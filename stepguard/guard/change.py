@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stepguard.guard.gradients import gradients_of, return_gradients, withhold_gradients
+from stepguard.guard.gradients import check_gradients, gradients_of, return_gradients, withhold_gradients
 from stepguard.guard.kept_points import KeptPoints
 from stepguard.guard.movement import Movement
 from stepguard.guard.ranks import Ranks
@@ -25,6 +25,7 @@ class Change:
 
     Attributes:
         withheld: Whether gradients were withheld in this step.
+        gradient_norm: Norm of those that the optimizer would be given; None if unknown.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, ranks: Ranks, rescales: bool):
@@ -34,18 +35,28 @@ class Change:
         self._statistics = RunningStatistics(model) if rescales else None
         self._held: list[tuple[Tensor, Tensor]] = []
         self.withheld = False
+        self.gradient_norm: float | None = None
 
     def keep_statistics(self) -> None:
         """Remember running averages as they are before a step's first forward."""
         if self._statistics:
             self._statistics.keep()
 
-    def begin(self) -> None:
-        """Keep everything as it is before the optimizer's step."""
-        if self._kept and not self._ranks.have_sound_gradients():
-            self._held = gradients_of(self._optimizer)
-            self.withheld = True
-            withhold_gradients(self._held)
+    def begin(self, watched: bool = True) -> None:
+        """Keep everything as it is before the optimizer's step.
+
+        Args:
+            watched: Whether the step may be measured; if it is only looked at, gradients are not for their norm alone.
+        """
+        self.gradient_norm = None
+        if self._kept:
+            sound, self.gradient_norm = self._ranks.check_gradients()
+            if not sound:
+                self._held = gradients_of(self._optimizer)
+                self.withheld = True
+                withhold_gradients(self._held)
+        elif watched:
+            self.gradient_norm = self._ranks.norm_here(lambda: check_gradients(self._optimizer).norm)
         self._movement.begin(self._optimizer)
         if self._kept:
             self._kept.begin()
@@ -72,6 +83,10 @@ class Change:
         m = self._movement
         each = zip(m.params, m.old, m.update, norms, strict=True)
         return [(p, old, u) for p, old, u, norm in each if norm > 0]
+
+    def weight_norm(self) -> float | None:
+        """Norm of all that the optimizer moves, as it was before; None if unknown."""
+        return self._ranks.norm_here(self._movement.length_before)
 
     def rescale(self, scale: float) -> None:
         """Have the step be ``scale`` times as long; with 0 it is as if the batch had never been."""

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,14 +12,34 @@ from stepguard.guard.movement import as_floats
 from stepguard.probe import part_here
 
 
+class Checked(NamedTuple):
+    """What a look at all gradients has found."""
+
+    sound: bool
+    """Whether all are finite."""
+    norm: float | None
+    """The Euclidean norm of all together; None where a GradScaler has yet to take its factor out."""
+
+
 @torch.no_grad()
-def are_sound(optimizer: Optimizer) -> bool:
-    """Whether all gradients are finite; of those that are sharded, what this rank has of them."""
+def check_gradients(optimizer: Optimizer, share: Callable[[Tensor], float] = lambda p: 1.0) -> Checked:
+    """Look at all gradients; of those that are sharded, at what this rank has of them.
+
+    Args:
+        optimizer: Which is given them.
+        share: Of a parameter, what part of its square counts, where other ranks have the same.
+    """
     if getattr(optimizer, "found_inf", None) is not None:
-        return True  # a GradScaler has looked already, and the optimizer heeds it
-    here = [part_here(g) for _, g in gradients_of(optimizer)]
+        return Checked(True, None)  # a GradScaler has looked already, and the optimizer heeds it
+    found = gradients_of(optimizer)
+    here = [part_here(g) for _, g in found]
     values = [g.coalesce().values() if g.is_sparse else g for g in here]
-    return not values or math.isfinite(_norm(values)) or all(bool(g.isfinite().all()) for g in values)
+    if not values:
+        return Checked(True, 0.0)
+    norms = as_floats(torch._foreach_norm(values))
+    norm = math.hypot(*(n * math.sqrt(share(p)) for n, (p, _) in zip(norms, found, strict=True)))
+    # Almost always enough; finite values whose squares overflow are looked at one by one.
+    return Checked(math.isfinite(norm) or all(bool(g.isfinite().all()) for g in values), norm)
 
 
 def gradients_of(optimizer: Optimizer) -> list[tuple[Tensor, Tensor]]:
@@ -35,8 +57,3 @@ def return_gradients(held: list[tuple[Tensor, Tensor]]) -> None:
     """Give back what :func:`withhold_gradients` took."""
     for p, gradient in held:
         p.grad = gradient
-
-
-def _norm(tensors: list[Tensor]) -> float:
-    # Fast and almost always enough; finite values whose squares overflow are looked at one by one.
-    return sum(as_floats(torch._foreach_norm(tensors)))

@@ -23,6 +23,7 @@ from stepguard.guard.pacing import Pacing, Why
 from stepguard.guard.policy import Settings, step_scale
 from stepguard.guard.ranks import Ranks, rank
 from stepguard.guard.reporter import log
+from stepguard.guard.samples import NO_SAMPLES, over_samples
 from stepguard.guard.step_reporter import StepReporter
 from stepguard.probe import NOTHING_SEEN, Manner, NoSoftmaxError, Probe, Screen, SeenStep, no_modes
 from stepguard.records import Culprit, Reading, Recorder
@@ -72,6 +73,7 @@ class Guard:
         self._due = self._ending = False
         self._failure: Exception | None = None
         self._seen = NOTHING_SEEN
+        self._samples = NO_SAMPLES
         self._cost = Cost()
         self._previous_end: float | None = None
         self._probe = Probe(
@@ -159,6 +161,7 @@ class Guard:
         started = self._cost.start()
         # The batch is what was seen up to here: LBFGS calls its closure again at other parameters.
         self._seen = self._probe.take()
+        self._reporter.begins(self.step)
         self._due = self._pacing.looks_at(self.step)
         self._change.return_gradients()
         if self._due:
@@ -171,7 +174,7 @@ class Guard:
             try:
                 if moved:
                     raise ValueError(_MOVED)
-                self._change.begin()
+                self._change.begin(self._seen.watched)
             except Exception as error:
                 self._failure = error
         self._cost.stop(started, self._seen.seconds)
@@ -201,6 +204,7 @@ class Guard:
 
     def _decide(self, seen: SeenStep, withheld: bool, failure: Exception | None, started: float) -> None:
         norms: list[float] = []
+        self._samples = NO_SAMPLES
         try:
             norms = self._change.end(known=failure is None)
         except Exception as error:
@@ -243,7 +247,7 @@ class Guard:
         try:
             if failure is None and 0 < tau < math.inf:
                 spreads = self._measure(seen, norms, why)
-                r = self._largest(spreads)
+                r = self._samples.r
             elif failure is None:
                 r = 0.0 if tau == 0 else math.nan
         except NoSoftmaxError as error:  # nothing here, but perhaps elsewhere
@@ -326,14 +330,8 @@ class Guard:
         if self._probe.estimator.kind != before:
             self._reporter.fell_back(self.step, self._probe.estimator.reason)
         self._reporter.judged(self.step, self._probe.found, self._probe.estimator.kind)
+        self._samples = over_samples(spreads, self._settings.quantile)
         return spreads
-
-    def _largest(self, spreads: Tensor) -> float:
-        """The r of a batch."""
-        quantile = self._settings.quantile
-        if not spreads.numel():
-            return 0.0  # the loss ignored every sample
-        return float(spreads.max() if quantile == 1 else spreads.float().quantile(quantile)) / math.pi
 
     def _report(self, r: float, tau: float, scale: float, why: Why, estimator: str) -> None:
         # An optimizer that sets its own rate, such as Adafactor's relative steps, has None here.
@@ -352,6 +350,10 @@ class Guard:
             estimator=estimator,
             cost_share=self._cost.share(),
             why=why,
+            gradient_norm=self._change.gradient_norm,
+            weight_norm=self._change.weight_norm() if estimator != "prediction" else None,
+            r_median=self._samples.median,
+            samples=self._samples.number,
         )
         held = self._calm.held if self._calm.says_so else 0
         self._reporter.reading(self.last, held, self._crossing(r, lr) if estimator != "prediction" else None)

@@ -59,6 +59,11 @@ class Movement:
             torch._foreach_sub_(self.update, self.old)
         return as_floats(torch._foreach_norm(self.update))
 
+    @torch.no_grad()
+    def length_before(self) -> float:
+        """Norm of all parts that are here, before the optimizer moved them."""
+        return math.hypot(*as_floats(torch._foreach_norm(self.old)))
+
     def by_group(self, norms: Sequence[float]) -> list[float]:
         """Norms of the parts, from those of :meth:`end`, of each parameter group as a whole."""
         each = iter(norms)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
-from stepguard.guard.gradients import are_sound
+from stepguard.guard.gradients import Checked, check_gradients
 from stepguard.probe import check_sharding, copies, is_sharded
 from stepguard.probe.summary import Summary, merged
 
@@ -65,19 +65,31 @@ class Ranks:
         found: list[float] = message.tolist()
         return found
 
-    def have_sound_gradients(self) -> bool:
-        """Whether all gradients are finite; sharded ones on all ranks, while whole ones are the same everywhere."""
-        sound, failure = False, None
+    def check_gradients(self) -> Checked:
+        """A look at all gradients; at sharded ones on all ranks, while whole ones are the same everywhere."""
+        found, failure = Checked(False, None), None
         try:
-            sound = are_sound(self._optimizer)
+            found = check_gradients(self._optimizer, self._share)
         except Exception as error:
             failure = error
         if self._sharded:
             with suppress(Exception):  # nobody to agree with any more
-                sound = self.largest([not sound]) == [0]
+                square = math.nan if found.norm is None else found.norm * found.norm
+                message = torch.tensor(
+                    [not found.sound, square], dtype=torch.float64, device=self._parameters[0].device
+                )
+                distributed.all_reduce(message)
+                unsound, square = message.tolist()
+                found = Checked(unsound == 0, None if math.isnan(square) else math.sqrt(square))
         if failure:
             raise failure
-        return sound
+        return found
+
+    def norm_here(self, norms: Callable[[], float | None]) -> float | None:
+        """A norm that no rank needs the others for; None where tensors are sharded, or it cannot be had."""
+        with suppress(Exception):
+            return None if self._sharded else norms()
+        return None
 
     def norms(self, parts: Callable[[], list[float]] | None) -> list[float]:
         """Norms of whole tensors.
@@ -104,6 +116,9 @@ class Ranks:
         if failure:
             raise failure
         return found or []
+
+    def _share(self, parameter: Tensor) -> float:
+        return 1 / copies(parameter, distributed.get_world_size()) if self._sharded else 1.0
 
     @property
     def _parameters(self) -> list[Tensor]:

@@ -31,6 +31,7 @@ class StepReporter(Reporter):
         super().__init__(recorders, settings.strict, label)
         self._settings = settings
         self._before: Reading | None = None
+        self._waiting: list[tuple[str, str]] = []
 
     def attached(self, cautions: Iterable[tuple[str, bool]]) -> None:
         """A guard was attached to an optimizer that is not like others.
@@ -39,8 +40,14 @@ class StepReporter(Reporter):
             cautions: What to say of it, and whether it will not be measured.
         """
         for said, unmeasured in cautions:
-            self.record(Event(0, "unmeasured" if unmeasured else "caution", said))
+            self._waiting.append(("unmeasured" if unmeasured else "caution", said))
             self.warn_once(said, said)
+
+    def begins(self, step: int) -> None:
+        """A step begins; before the first of a run that goes on it is not known which that is."""
+        for kind, said in self._waiting:
+            self.record(Event(step, kind, said))
+        self._waiting = []
 
     def reading(self, reading: Reading, held: int, crossing: int | None) -> None:
         """A step was measured.

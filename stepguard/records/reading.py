@@ -45,6 +45,16 @@ class Reading(NamedTuple):
     """stepguard's share of the time since the previous reading; None at the first."""
     why: str = "told"
     """Why it was measured: ``"told"`` to, a ``"first"`` step, ``"near"`` the limit, or the last one was ``"old"``."""
+    gradient_norm: float | None = None
+    """Norm of the gradients that the optimizer was given, clipped ones clipped; not finite where they were not, and
+    withheld. None where it is not known: a GradScaler's fused optimizer, or a sharded model that is only observed."""
+    weight_norm: float | None = None
+    """Norm of all that the optimizer moves, before this step. None where the model is sharded."""
+    r_median: float | None = None
+    """The r of half of this process's samples or tokens is not larger: far below ``r``, one of them stands out. None
+    where ``r`` is a prediction, or nothing could be measured."""
+    samples: int | None = None
+    """How many samples or tokens those are."""
 
     @property
     def breach(self) -> bool:

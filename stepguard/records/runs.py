@@ -1,15 +1,24 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from stepguard.records.collapse import CollapseReading
+from stepguard.records.event_files import PATTERN
 from stepguard.records.lines import FILE, SCHEMA
 from stepguard.records.reading import Event, Reading
+from stepguard.records.rows import Rows
+
+AT_ONCE = 2**18
+"""Bytes that are parsed together: twice as fast as line by line."""
+_STEPS = "reading", "collapse", "event"
 
 
 @dataclass
@@ -17,6 +26,7 @@ class Run:
     """What one file of records holds, as far as it has been read.
 
     A run that went on from an earlier step has the steps from there on twice: the later ones count, as they did for it.
+    A guard and a monitor of one file each count their own steps, so that what one of them begins anew the other keeps.
 
     Attributes:
         path: The file.
@@ -26,70 +36,137 @@ class Run:
         collapses: Looks at the softmax, likewise.
         events: What happened, likewise; without their readings.
         times: Unix time of each step that has a record.
+        logged_steps: Where each of them lies on the axis of a trainer's own log, if there is one.
         notices: What could not be read.
+        ended: Whether the process that wrote last has said that it is over; one that was killed has not.
     """
 
     path: Path
     name: str = ""
     starts: list[dict[str, Any]] = field(default_factory=list)
-    readings: list[Reading] = field(default_factory=list)
-    collapses: list[CollapseReading] = field(default_factory=list)
+    readings: Rows[Reading] = field(default_factory=lambda: Rows(Reading))
+    collapses: Rows[CollapseReading] = field(default_factory=lambda: Rows(CollapseReading))
     events: list[Event] = field(default_factory=list)
     times: dict[int, float] = field(default_factory=dict)
+    logged_steps: dict[int, int] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
+    ended: bool = False
+    _open: int = 0
     _bytes: int = 0
     _lines: int = 0
-    _begins: bool = False
+    _begins: set[str] = field(default_factory=set)
+    _writers: dict[str, int] = field(default_factory=dict)
+    _events_by: list[str] = field(default_factory=list)
 
     def update(self) -> bool:
         """Read what has been written since the last time; returns whether that was anything."""
+        before = self._bytes
         with open(self.path, "rb") as file:
             if file.seek(0, os.SEEK_END) < self._bytes:  # it is another one by now
                 vars(self).update(vars(Run(self.path, self.name)))
+                before = -1
             file.seek(self._bytes)
-            lines = file.read().split(b"\n")[:-1]  # what has no end yet is still being written
-        for line in lines:
-            self._lines += 1
-            self._bytes += len(line) + 1
-            if line.strip():
-                self._take(line)
-        return bool(lines)
+            while lines := file.readlines(AT_ONCE):
+                if not lines[-1].endswith(b"\n"):
+                    lines.pop()  # what has no end yet is still being written
+                if lines:
+                    self._read(lines)
+        return self._bytes != before
 
-    def _take(self, line: bytes) -> None:
+    def _read(self, lines: list[bytes]) -> None:
+        if self._begins or not self._take(lines):
+            for line in lines:
+                self._lines += 1
+                if line.strip() and not self._take([line]):
+                    self._tell("no record, left out")
+        else:
+            self._lines += len(lines)
+        self._bytes += sum(map(len, lines))
+
+    def _take(self, lines: list[bytes]) -> bool:
+        """Take all of them, or none; several only if no process begins or ends there."""
+        text = b",".join(lines)
         try:
-            values = json.loads(line)
-            kind = values.pop("kind")
-            if kind == "start":
-                self._start(values)
-            elif kind == "event":
-                event = Event(values["step"], values["event"], values["message"], data=values.get("data"))
-                self._put(self.events, event, values)
-            elif kind == "reading":
-                self._put(self.readings, Reading(**_fields(Reading, values)), values)
-            elif kind == "collapse":
-                self._put(self.collapses, CollapseReading(**_fields(CollapseReading, values)), values)
+            records = json.loads(b"[%s]" % text)
+            kinds = {r["kind"] for r in records}
+            if len(records) != len(lines) or (len(lines) > 1 and not kinds <= {*_STEPS}):
+                return False
+            if "start" in kinds:
+                return self._start(records[0])
+            if "end" in kinds:
+                return self._end()
+            found = {kind: [r for r in records if r["kind"] == kind] for kind in _STEPS}
+            odd = any(b'%s"' % number in text for number in (b"inf", b"nan"))
+            readings = self.readings.taken(found["reading"], odd)
+            collapses = self.collapses.taken(found["collapse"], odd)
+            events = [Event(r["step"], r["event"], r["message"], data=r.get("data")) for r in found["event"]]
+            steps = [r for some in found.values() for r in some]
+            times = {r["step"]: float(r.get("time", 0.0)) for r in steps}
         except (ValueError, KeyError, TypeError, AttributeError):
-            self.notices.append(f"{self.path.name}, line {self._lines}: no record, left out")
+            return False
+        if self._begins and steps:
+            self._begin(steps[0].get("by", ""), steps[0]["step"])
+        self.readings.extend(readings)
+        self.collapses.extend(collapses)
+        self.events += events
+        self._events_by += [r.get("by", "") for r in found["event"]]
+        self.times.update(times)
+        self.logged_steps.update({r["step"]: r["logged_step"] for r in steps if "logged_step" in r})
+        return True
 
-    def _start(self, values: dict[str, Any]) -> None:
-        self.starts.append(values)
-        self._begins = True
+    def _start(self, values: dict[str, Any]) -> bool:
+        # A guard and a monitor of one process both begin and both end.
+        same = bool(self.starts) and self.starts[-1].get("pid") == values.get("pid")
+        self._open, self.ended = (self._open if same else 0) + 1, False
+        self.starts.append({key: value for key, value in values.items() if key != "kind"})
+        by, pid = values.get("writes", ""), values.get("pid", 0)
+        if by in self._writers or pid not in self._writers.values():
+            self._writers = {}  # of a process that is no more
+        self._writers[by] = pid
+        self._begins.add(by)
         if values.get("schema") != SCHEMA:
-            known = f"this stepguard knows schema {SCHEMA}"
-            self.notices.append(f"{self.path.name}, line {self._lines}: schema {values.get('schema')}, {known}")
+            self._tell(f"schema {values.get('schema')}, this stepguard knows schema {SCHEMA}")
+        return True
 
-    def _put(self, where: list[Any], what: Any, values: dict[str, Any]) -> None:
-        if self._begins:  # the first of a process; what an earlier one has from here on never was
-            self._begins = False
-            lists: list[list[Any]] = [self.readings, self.collapses, self.events]
-            for found in lists:
-                found[:] = [item for item in found if item.step < what.step]
-        where.append(what)
-        self.times[what.step] = float(values.get("time", 0.0))
+    def _end(self) -> bool:
+        self._open -= 1
+        self.ended = self._open <= 0
+        return True
+
+    def _begin(self, by: str, step: int) -> None:
+        """The first record of a process: what an earlier one has from here on never was."""
+        if by in self._begins:
+            self._begins.remove(by)
+            self._forget(step, {other for other in self._writers if other != by})
+
+    def _forget(self, step: int, spared: set[str]) -> None:
+        """All from a step on, but what others write that are at work."""
+        stays = [e.step < step or by in spared for e, by in zip(self.events, self._events_by, strict=True)]
+        self.events[:] = itertools.compress(self.events, stays)
+        self._events_by[:] = itertools.compress(self._events_by, stays)
+        if "guard" not in spared:
+            self.readings.cut(step)
+        if "monitor" not in spared:
+            self.collapses.cut(step)
+        left = {*self.readings.columns["step"], *self.collapses.columns["step"], *(e.step for e in self.events)}
+        for where in (self.times, self.logged_steps):
+            for gone in where.keys() - left:
+                del where[gone]
+
+    def _tell(self, what: str) -> None:
+        self.notices.append(f"{self.path.name}, line {self._lines}: {what}")
 
 
-def read_runs(folder: str | PathLike[str]) -> list[Run]:
+def read_runs(folder: str | PathLike[str], known: Iterable[Run] = (), scalars: bool = True) -> list[Run]:
     """Every run below a folder, by name; :meth:`Run.update` goes on reading one.
+
+    Where a folder has no records but event files of TensorBoard, the run is made of our scalars and texts in them, as
+    far as they tell it.
+
+    Args:
+        folder: Of a run, or of several.
+        known: What an earlier call gave: of those only what is new is read, into the same objects.
+        scalars: Whether to read event files, which takes long where others wrote them.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -108,16 +185,26 @@ def read_runs(folder: str | PathLike[str]) -> list[Run]:
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}; give the log_dir of a run, or one that holds several")
+    read = {run.path: run for run in known}
+    runs = [read.get(run.path, run) for run in find_runs(root)]
+    for run in runs:
+        run.update()
+    written = {run.path.parent for run in runs}
+    for other in sorted({path.parent for path in root.rglob(PATTERN)} - written if scalars else ()):
+        from stepguard.records.tensorboard_runs import scalar_runs  # which loads tensorboard
+
+        runs += scalar_runs(other, partial(_name, other.relative_to(root)))
+    return sorted(runs, key=lambda run: run.path)
+
+
+def find_runs(root: Path) -> list[Run]:
+    """Every run below a folder that has records, by name, not read yet."""
     runs = []
     for path in sorted(root.rglob(FILE.format("*"))):
-        inside = path.parent.relative_to(root).as_posix()
         optimizer = path.stem.removeprefix("stepguard").removeprefix("-")
-        runs.append(Run(path, " ".join(part for part in ("" if inside == "." else inside, optimizer) if part) or "."))
-        runs[-1].update()
+        runs.append(Run(path, _name(path.parent.relative_to(root), optimizer)))
     return runs
 
 
-def _fields(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """Those that it has, with the numbers that JSON has not."""
-    found = {name: values[name] for name in kind._fields if name in values}
-    return {name: float(v) if v in ("inf", "-inf", "nan") and isinstance(v, str) else v for name, v in found.items()}
+def _name(inside: Path, optimizer: str) -> str:
+    return " ".join(part for part in (inside.as_posix().removeprefix("."), optimizer) if part) or "."

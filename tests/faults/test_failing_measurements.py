@@ -61,7 +61,7 @@ FAILURES = {
     "a module that is entered": in_ours("stepguard.probe.memory:ForwardMemory.keep"),
     "theta_old": in_ours("stepguard.guard.movement:Movement.begin"),
     "the update": in_ours("stepguard.guard.movement:Movement.end"),
-    "gradients that are looked at": in_ours("stepguard.guard.ranks:are_sound"),
+    "gradients that are looked at": in_ours("stepguard.guard.ranks:check_gradients"),
     "the word of the other ranks": in_ours("stepguard.guard.ranks:Ranks.agree"),
     "what nobody thought of": in_ours("stepguard.guard.calm:Calm.scale"),
 }

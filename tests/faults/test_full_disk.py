@@ -1,6 +1,7 @@
 """Full disks, broken files, killed processes: training goes on, and what is written stays."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from torch import nn
 
 import stepguard
 from stepguard.callbacks import StepGuard
-from stepguard.records import Memory
+from stepguard.records import JsonLines, Memory, read_runs
 
 
 def steps_in(log):
@@ -40,10 +41,13 @@ def test_a_disk_that_runs_full_ends_nothing(tmp_path):
     def work():
         run = Run({"target": 0.02, "log_dir": tmp_path})
         run.steps(5)
-        (log,) = tmp_path.iterdir()
-        run.guard._reporter._recorders[0]._writer.flush()
+        (log,) = tmp_path.glob("events*")
+        lines, scalars = run.guard._reporter._recorders[:2]
+        scalars._writer.flush()
         kept = log.rename(tmp_path.parent / "kept.tfevents")
         log.symlink_to("/dev/full")  # the writer opens its file by name for every record
+        with open("/dev/full", "ab") as full:
+            os.dup2(full.fileno(), lines._file.fileno())
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             run.steps(35)
@@ -51,7 +55,10 @@ def test_a_disk_that_runs_full_ends_nothing(tmp_path):
         return run, kept, [str(w.message) for w in said if w.category is UserWarning]
 
     run, kept, said = within(60, work)
-    assert len(said) == 1 and "TensorBoard could not write" in said[0] and "No space left" in said[0]
+    assert sorted(s.split()[1] for s in said) == ["JsonLines", "TensorBoard"]
+    assert all("could not write" in s and "No space left" in s for s in said)
+    (records,) = read_runs(tmp_path)
+    assert [r.step for r in records.readings] == [0, 1, 2, 3, 4] and not records.notices
     assert run.measured() == list(range(40)) and steps_in(kept) == [0, 1, 2, 3, 4]
     assert all(map(torch.equal, plain, run.parameters())) and not hooks_of(run)
 
@@ -59,9 +66,35 @@ def test_a_disk_that_runs_full_ends_nothing(tmp_path):
 def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path):
     run = Run()
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(OSError):
-        stepguard.attach(run.model, run.optimizer, log_dir=tmp_path / "file" / "log")
+    for watch in (stepguard.attach, stepguard.monitor_collapse):
+        with pytest.raises(OSError):
+            watch(run.model, run.optimizer, log_dir=tmp_path / "file" / "log")
     assert not hooks_of(run)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_disk_that_is_full_from_the_first_is_refused_at_once(tmp_path):
+    run = Run()
+    (tmp_path / "stepguard.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        stepguard.attach(run.model, run.optimizer, log_dir=tmp_path)
+    assert not hooks_of(run) and not list(tmp_path.glob("events*"))
+
+
+def test_of_a_line_that_came_half_onto_the_disk_the_next_is_not_spoilt(tmp_path):
+    run = Run({"target": 0.02, "recorders": [JsonLines(tmp_path)]}, monitored=False)
+    run.steps(5)
+    lines, before = tmp_path / "stepguard.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (lines.stat().st_size + 100, before[1]))
+        with pytest.warns(UserWarning, match="could not write"):
+            run.steps(5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    run.steps(5)
+    run.detach()
+    (records,) = read_runs(tmp_path)
+    assert [r.step for r in records.readings] == [*range(5), *range(10, 15)] and len(records.notices) == 1
 
 
 # What may lie in the folder from an earlier run.
@@ -79,7 +112,7 @@ def test_a_broken_record_file_from_before_is_left_alone(content, tmp_path):
     run = Run({"target": 0.02, "log_dir": tmp_path})
     run.steps(4)
     run.detach()
-    (new,) = set(tmp_path.iterdir()) - {old}
+    (new,) = set(tmp_path.glob("events*")) - {old}
     assert steps_in(new) == [0, 1, 2, 3] and old.read_bytes() == BROKEN[content]
 
 
@@ -125,6 +158,8 @@ def test_of_a_killed_process_all_is_there_but_what_waited_to_be_written(tmp_path
     found = steps_in(tmp_path)
     # TensorBoard's queue holds ten records at most, and each step here makes two: a reading and an event.
     assert found == list(range(len(found))) and len(found) >= 25
+    (run,) = read_runs(tmp_path)  # which waits for nothing
+    assert [r.step for r in run.readings] == list(range(30)) and not run.notices
 
 
 class Module(LightningModule):

@@ -18,6 +18,7 @@ import stepguard
 from stepguard.guard.culprits import Culprits
 from stepguard.probe import wide_head
 from stepguard.records import Culprit, JsonLines, Memory, read_runs
+from stepguard.records.tally import brief
 
 GENERATOR = torch.Generator().manual_seed(5)
 TOKENS = torch.randint(0, 11, (3, 6), generator=GENERATOR)
@@ -387,10 +388,14 @@ def test_it_is_an_event_that_is_read_again(tmp_path):
     guard, *_ = explained(mlp(), [plain], recorders=[lines, memory])
     (run,) = read_runs(tmp_path)
     (event,) = [e for e in run.events if e.kind == "culprit"]
-    assert event.data == guard.culprit.as_dict() and Culprit(**event.data) == guard.culprit
+    assert event.data == guard.culprit.as_dict() and Culprit.of(event) == guard.culprit
     assert event.message == guard.culprit.message == memory.events[-1].message
     assert event.message.startswith(f"step 0: r = {guard.last.r:.3g} comes from sample {guard.culprit.sample}: class ")
-    assert [e.data for e in run.events if e.kind != "culprit"] == [None, None]
+    others = [e for e in run.events if e.kind != "culprit"]
+    assert [(e.data, Culprit.of(e)) for e in others] == 2 * [(None, None)]
+    assert brief(event) == f"step 0: {guard.culprit.brief}"
+    later = event._replace(data={**event.data, "of a later version": 1})
+    assert Culprit.of(later) == guard.culprit and Culprit.of(event._replace(data={"step": 0})) is None
 
 
 # Several processes

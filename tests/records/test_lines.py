@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from reference import mlp
 
 import stepguard
-from stepguard.records import Event, JsonLines, Memory, Reading, read_runs
+from stepguard.records import CollapseReading, Event, JsonLines, Memory, Reading, read_runs
 
 
 def reading(step, r=0.5):
@@ -80,7 +80,7 @@ def test_a_broken_line_is_left_out_and_told(tmp_path, broken):
     write(tmp_path, reading(1))  # begins a line of its own
     (run,) = read_runs(tmp_path)
     assert [r.step for r in run.readings] == [0, 1]
-    assert run.notices == ["stepguard.jsonl, line 3: no record, left out"]
+    assert run.notices == ["stepguard.jsonl, line 4: no record, left out"]
 
 
 def test_of_a_run_that_went_on_from_earlier_the_later_steps_count(tmp_path):
@@ -115,3 +115,72 @@ def test_another_schema_is_told(tmp_path):
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="give the log_dir of a run"):
         read_runs(tmp_path / "nowhere")
+
+
+GUARD, MONITOR = {"writes": "guard"}, {"writes": "monitor"}
+
+
+def collapse(step):
+    return CollapseReading(
+        step,
+        samples=4,
+        collapse=0.0,
+        headroom_nats=5.0,
+        headroom_min=4.0,
+        headroom_median=6.0,
+        dtype="float32",
+        classes=3,
+    )
+
+
+def steps(run):
+    return [[r.step for r in records] for records in (run.readings, run.collapses, run.events)]
+
+
+def both(folder, guard, monitor):
+    """By a process that has a guard and a monitor, whose records come by turns."""
+    writers = [JsonLines(folder, GUARD), JsonLines(folder, MONITOR)]
+    for writer, records in zip(writers, (map(reading, guard), map(collapse, monitor)), strict=True):
+        for record in records:
+            writer.reading(record)
+            writer.event(Event(record.step, "unmeasured", ""))
+        writer.close()
+
+
+# What a process wrote that has both a guard and a monitor, what the next one wrote, and what there is in the end.
+WENT_ON = {
+    "both go on": (([0, 1, 2, 3], [0, 2]), ([2, 3], [2]), [[0, 1, 2, 3], [0, 2], [0, 1, 0, 2, 3, 2]]),
+    "both begin anew": (([0, 1, 2, 3], [0, 2]), ([0], [0]), [[0], [0], [0, 0]]),
+    "the monitor is new, and counts from 0": (([0, 1], []), ([2, 3], [0]), [[0, 1, 2, 3], [0], [0, 1, 2, 3, 0]]),
+    "the guard alone begins anew": (([0, 1], [0, 1]), ([0], None), [[0], [], [0]]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WENT_ON)
+@pytest.mark.parametrize("same", [True, False], ids=["in one process", "in another process"])
+def test_a_guard_and_a_monitor_count_for_themselves(tmp_path, monkeypatch, case, same):
+    first, second, want = WENT_ON[case]
+    both(tmp_path, *first)
+    if not same:
+        monkeypatch.setattr("os.getpid", lambda: -1)
+    if second[1] is None:
+        write(tmp_path, *map(reading, second[0]), Event(0, "unmeasured", ""), about=GUARD)
+    else:
+        both(tmp_path, *second)
+    (run,) = read_runs(tmp_path)
+    assert steps(run) == want and set(run.times) == set().union(*want)
+
+
+def test_the_axis_of_a_trainer_is_kept_beside(tmp_path):
+    write(tmp_path, reading(0), reading(1), logged_step=iter([10, 15]).__next__)
+    (run,) = read_runs(tmp_path)
+    assert run.logged_steps == {0: 10, 1: 15} and list(run.times) == [0, 1]
+
+
+def test_a_line_of_an_earlier_version_lacks_what_came_later(tmp_path):
+    old = {"kind": "reading", "step": 3, "r": 2.0, "tau": 4.0, "rho": 2.0, "spread": 6.28, "scale": 0.5, "lr": 0.1}
+    lines = [{"kind": "start", "schema": 1}, {**old, "lr_applied": 0.05, "target": 1.0}]
+    (tmp_path / "stepguard.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run,) = read_runs(tmp_path)
+    assert run.readings == [Reading(3, 2.0, 4.0, 2.0, 6.28, 0.5, 0.1, 0.05, 1.0)] and not run.notices
+    assert run.readings[0].samples is run.readings[0].r_median is None

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import distributed, nn
+from torch.optim import Optimizer
+
+from stepguard.guard.collapse_settings import CollapseSettings
+from stepguard.guard.policy import Settings
+
+
+def about(model: nn.Module, optimizer: Optimizer, settings: Settings | CollapseSettings) -> dict[str, Any]:
+    """What the first line of records says of a run, for :class:`stepguard.records.JsonLines`.
+
+    Example:
+        >>> model = nn.Linear(2, 3)
+        >>> said = about(model, torch.optim.SGD(model.parameters(), lr=0.1), Settings(target=0.5))
+        >>> said["writes"], said["model"], said["parameters"], said["settings"]["target"], said["groups"]
+        ('guard', 'Linear', 9, 0.5, [{'name': None, 'lr': 0.1, 'parameters': 9}])
+    """
+    several = distributed.is_available() and distributed.is_initialized()
+    return {
+        "writes": "guard" if isinstance(settings, Settings) else "monitor",
+        "stepguard": import_module("stepguard").__version__,
+        "torch": torch.__version__,
+        "world_size": distributed.get_world_size() if several else 1,
+        "model": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "optimizer": type(optimizer).__name__,
+        "groups": [_group(group) for group in optimizer.param_groups],
+        "settings": {name: _said(value) for name, value in settings._asdict().items()},
+    }
+
+
+def _group(group: dict[str, Any]) -> dict[str, Any]:
+    rate = group.get("lr")
+    return {
+        "name": group.get("name"),
+        "lr": None if rate is None else float(rate),
+        "parameters": sum(p.numel() for p in group["params"]),
+    }
+
+
+def _said(value: Any) -> Any:
+    """A function by its name; everything else is plain already."""
+    return getattr(value, "__qualname__", type(value).__name__) if callable(value) else value
