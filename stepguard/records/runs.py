@@ -104,7 +104,7 @@ class Run:
             collapses = self.collapses.taken(found["collapse"], odd)
             events = [Event(r["step"], r["event"], r["message"], data=r.get("data")) for r in found["event"]]
             steps = records if kinds <= {*_STEPS} else []
-            times = {r["step"]: float(r.get("time", 0.0)) for r in steps}
+            times = {r["step"]: r.get("time", 0.0) for r in steps}
         except (ValueError, KeyError, TypeError, AttributeError):
             return False
         if self._begins and steps:

@@ -34,6 +34,7 @@ def about(tables: Tables) -> dict[str, Any]:
         "r": _number(last.r) if last else None,
         "target": last.target if last else None,
         "dtype": collapse.dtype if collapse else None,
+        "ended": run.ended,
         "notices": run.notices[-5:],
     }
 

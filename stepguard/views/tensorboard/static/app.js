@@ -80,6 +80,8 @@ class App {
   draw(anew = false) {
     const runs = this.runs.shown().filter((run) => run.data);
     for (const chart of this.charts) chart.draw(runs, anew);
+    const small = this.charts.filter((chart) => !chart.element.hidden && !chart.kind.wide);
+    small.forEach((chart, i) => chart.element.classList.toggle("last", i === small.length - 1 && i % 2 === 0));
     const [low, high] = this.range();
     this.steps.textContent = !runs.length ? "" : `steps ${whole(low)} to ${whole(high)}, ${plural(runs.length, "run")}`;
     this.all.disabled = !this.view;
