@@ -55,20 +55,21 @@ HEAD = """\
 Each line is a test, in the words of its name, with what it was run for. Models and training steps have
 [a page of their own](models.md), and so have [optimizers](optimizers.md).
 
-This page is written by `PYTHONPATH=tests python -m compatibility`, which runs the tests, here on a CPU with {versions};
-one of them holds that no line is missing. No GPU has been tried.
+This page is written by `PYTHONPATH=tests python -m compatibility`, which runs the tests, here on a CPU with
+{versions}; one of them holds that no line is missing. No GPU has been tried.
 """
 
 
-_NO_NAME = re.compile(r"[a-z_]+[0-9]+|-?[0-9.]+|True|False|None")
+_NO_NAME = re.compile(r"(-?([a-z_]+[0-9]+|[0-9.]+|True|False|None))+")
 """Of a case that pytest had to name."""
 
 
 def lines(items):
     """The sections as they are written, from collected tests."""
-    about, found = {}, defaultdict(dict)
+    about, found, files = {}, defaultdict(dict), {TESTS / file: file for files in SECTIONS.values() for file in files}
     for item in items:
-        file = item.path.relative_to(TESTS).as_posix()
+        if (file := files.get(item.path)) is None:
+            continue
         about[file] = (item.module.__doc__ or "").strip().split("\n")[0]
         ids = item.callspec._idlist if hasattr(item, "callspec") else []
         cases = found[file].setdefault(item.originalname, [[] for _ in ids])

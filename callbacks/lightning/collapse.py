@@ -35,6 +35,7 @@ class SoftmaxCollapseMonitor(EachOptimizer[CollapseMonitor]):
         per_layer: Also log ``softmax/nlm_alignment/<parameter>``.
         strict: Raise when a step cannot be looked at, instead of warning once and going on.
         optimizer: Index of the only optimizer to watch, as ``configure_optimizers`` returns them; None is each.
+        show: Print its events, above the progress bar if there is one.
 
     Raises:
         ValueError: For a setting that makes no sense.
@@ -56,8 +57,9 @@ class SoftmaxCollapseMonitor(EachOptimizer[CollapseMonitor]):
         per_layer: bool = False,
         strict: bool = False,
         optimizer: int | None = None,
+        show: bool = True,
     ):
-        super().__init__(optimizer)
+        super().__init__(optimizer, show)
         self._settings = CollapseSettings(on_warning, cadence, horizon, headroom, per_layer, strict).checked()
 
     @property

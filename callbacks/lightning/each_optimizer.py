@@ -11,9 +11,10 @@ from stepguard.callbacks.lightning.loggers import Thinning, axis, tell
 from stepguard.callbacks.lightning.names import Callback, misconfiguration
 from stepguard.callbacks.lightning.optimizers import Own, checked_index, chosen
 from stepguard.callbacks.lightning.records import lines_beside
+from stepguard.callbacks.lightning.screen import say
 from stepguard.guard import CollapseMonitor, Guard
 from stepguard.probe import no_modes
-from stepguard.records import CollapseReading, Event, Later, Memory, Reading, Recorder
+from stepguard.records import SAID_ELSEWHERE, CollapseReading, Event, Later, Memory, Reading, Recorder, Telling
 
 Watcher = TypeVar("Watcher", bound=Guard | CollapseMonitor)
 
@@ -34,6 +35,7 @@ class Notes(Memory):
     def __init__(self, own: Own, thinning: Thinning, newest: Callable[[Any], None]):
         super().__init__()
         self.own, self.thinning, self._newest = own, thinning, newest
+        self.telling = Telling(own.label)
         self.asked: int | None = None
         self.asked_at: int | None = None
         self.lines: Later | None = None
@@ -48,10 +50,11 @@ class EachOptimizer(Callback, Generic[Watcher]):
 
     Args:
         optimizer: The only one to look after; None is each.
+        show: Whether to print events.
     """
 
-    def __init__(self, optimizer: int | None):
-        self._optimizer = checked_index(optimizer)
+    def __init__(self, optimizer: int | None, show: bool):
+        self._optimizer, self._show = checked_index(optimizer), show
         self._watchers: list[Watcher] = []
         self._notes: list[Notes] = []
         self._state: dict[str, Any] = {}
@@ -123,11 +126,17 @@ class EachOptimizer(Callback, Generic[Watcher]):
                 self._log(trainer, notes, [*readings, *collapses], events, step)
                 for event in events:
                     tell(trainer, event, step)
+                    if self._show and event.kind not in SAID_ELSEWHERE:
+                        say(trainer, notes.telling.lines(event), pl_module.print)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._detach()
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._say_rest(trainer, print)
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._say_rest(trainer, pl_module.print)
         self._detach()
 
     def state_dict(self) -> dict[str, Any]:
@@ -138,6 +147,10 @@ class EachOptimizer(Callback, Generic[Watcher]):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._state = state_dict
+
+    def _say_rest(self, trainer: Trainer, put_out: Callable[[str], None]) -> None:
+        for notes in self._notes:
+            say(trainer, notes.telling.rest(), put_out)
 
     def _detach(self) -> None:
         self._state = self.state_dict()

@@ -13,6 +13,7 @@ from stepguard.callbacks.lightning.loggers import log
 from stepguard.callbacks.lightning.names import misconfiguration
 from stepguard.callbacks.lightning.quiet import not_logging
 from stepguard.callbacks.lightning.schedule import schedule_of
+from stepguard.callbacks.lightning.screen import put
 from stepguard.guard import Action, BatchNorm, Cadence, ClampTo, Guard, Settings, about
 from stepguard.records import METRICS, Event, Reading, breach_values, metric_values
 
@@ -28,6 +29,8 @@ class StepGuard(EachOptimizer[Guard]):
 
     Where the module has several optimizers (manual optimization) each has a guard, which takes the steps and the
     losses of its own only, and the optimizer's index stands behind the names: ``stepguard/r/0``, ``stepguard/r/1``.
+
+    The progress bar shows ``stepguard/r``. Breaches, clamps and forecasts are printed above it, many in a row together.
 
     Args:
         action: ``"observe"``, ``"clamp"`` or ``"drive"``; see :func:`stepguard.attach`.
@@ -46,6 +49,7 @@ class StepGuard(EachOptimizer[Guard]):
             as the target allows.
         optimizer: Index of the only optimizer to guard, as ``configure_optimizers`` returns them, for settings of its
             own: ``[StepGuard(optimizer=0), StepGuard(optimizer=1, target=0.3)]``. None is each.
+        show: Show r in the progress bar, and print events.
 
     Raises:
         ValueError: For a setting that makes no sense.
@@ -71,8 +75,9 @@ class StepGuard(EachOptimizer[Guard]):
         screen: bool | None = None,
         clamp_to: ClampTo = "calm",
         optimizer: int | None = None,
+        show: bool = True,
     ):
-        super().__init__(optimizer)
+        super().__init__(optimizer, show)
         self._settings = Settings(
             action, target, cadence, logits, None, quantile, strict, batch_norm, budget, screen, clamp_to
         ).checked()
@@ -114,6 +119,8 @@ class StepGuard(EachOptimizer[Guard]):
                 log(trainer, notes.own, partial(metric_values, reading), step)
             elif reading.breach:
                 log(trainer, notes.own, partial(breach_values, reading), step)
+        if self._show and readings:
+            put(trainer, notes.own.named({METRICS[0].key(): readings[-1].r}))
 
     def _find(self, trainer: Trainer, pl_module: LightningModule) -> nn.Module:
         if self._module is None:

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from stepguard import __version__
-from stepguard.cli import demo
+from stepguard.cli import dashboard, demo, watch
 
-COMMANDS = (demo,)
+COMMANDS = (demo, dashboard, watch)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,8 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="stepguard",
         description="Tells at every optimizer step whether a softmax model is about to break,\n"
         "and keeps the unsafe steps from happening.",
-        epilog="example:\n  stepguard demo          watch a model break, and the same model saved\n"
-        "  stepguard demo --help   the two ways in which it can",
+        epilog="examples:\n  stepguard demo             watch a model break, and the same model saved\n"
+        "  stepguard demo --help      the two ways in which it can\n"
+        "  stepguard dashboard runs   look at runs in TensorBoard, live or afterwards\n"
+        "  stepguard watch runs       follow a run from another terminal",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"stepguard {__version__}")

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from stepguard.guard.calm import Asked, Calm
 from stepguard.guard.change import Change
 from stepguard.guard.cost import Cost
+from stepguard.guard.culprits import Culprits
 from stepguard.guard.hooks import hook_step, owners
 from stepguard.guard.interrupts import uninterrupted
 from stepguard.guard.known_optimizers import cautions
@@ -20,11 +21,12 @@ from stepguard.guard.movement import moved_since
 from stepguard.guard.outlook import Outlook, Schedule
 from stepguard.guard.pacing import Pacing, Why
 from stepguard.guard.policy import Settings, step_scale
-from stepguard.guard.ranks import Ranks
+from stepguard.guard.ranks import Ranks, rank
+from stepguard.guard.reporter import log
 from stepguard.guard.samples import NO_SAMPLES, over_samples
 from stepguard.guard.step_reporter import StepReporter
 from stepguard.probe import NOTHING_SEEN, Manner, NoSoftmaxError, Probe, Screen, SeenStep, no_modes
-from stepguard.records import Reading, Recorder
+from stepguard.records import Culprit, Reading, Recorder
 
 _MOVED = (
     "The optimizer moved the parameters before it ran the closure, as SAM does, so the gradients are not those of "
@@ -40,6 +42,8 @@ class Guard:
     Attributes:
         last: The latest :class:`Reading`, or None before the first.
         step: Optimizer steps seen so far.
+        culprit: Where the r of a breach came from, a :class:`stepguard.records.Culprit`, of the latest that was looked
+            into, or None.
     """
 
     def __init__(
@@ -58,11 +62,13 @@ class Guard:
         self._refuse_a_second()
         self.last: Reading | None = None
         self.step = 0
+        self.culprit: Culprit | None = None
         self._ranks = Ranks(model, optimizer, engine)
         self._reporter = StepReporter(recorders, settings, label)
         self._change = Change(model, optimizer, self._ranks, settings.changes)
         self._pacing = Pacing(settings, optimizer, self._ranks)
         self._calm = Calm()
+        self._culprits = Culprits(model, optimizer, rank())
         self._outlook = Outlook(settings.target, optimizer, schedule)
         self._due = self._ending = False
         self._failure: Exception | None = None
@@ -120,7 +126,7 @@ class Guard:
         pacing, probe = self._pacing.state_dict(), self._probe.state_dict()
         calm, outlook = self._calm.state_dict(), self._outlook.state_dict()
         state = {"version": 1, "step": self.step, "last": last, "probe": probe}
-        return {**state, "pacing": pacing, "calm": calm, "outlook": outlook}
+        return {**state, "pacing": pacing, "calm": calm, "outlook": outlook, "culprits": self._culprits.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the state of an earlier guard."""
@@ -133,6 +139,8 @@ class Guard:
         if "calm" in state:
             self._calm.load_state_dict(state["calm"])
             self._outlook.load_state_dict(state["outlook"])
+        if "culprits" in state:
+            self._culprits.load_state_dict(state["culprits"])
 
     def _refuse_a_second(self) -> None:
         mine = self._settings.action
@@ -236,14 +244,18 @@ class Guard:
         failure: Exception | None,
         started: float,
     ) -> None:
-        r, tau = None, asked.tau
+        r, tau, spreads = None, asked.tau, None
         try:
-            if failure is None:
-                r = self._measure(seen, norms, why) if 0 < tau < math.inf else 0.0 if tau == 0 else math.nan
+            if failure is None and 0 < tau < math.inf:
+                spreads = self._measure(seen, norms, why)
+                r = self._samples.r
+            elif failure is None:
+                r = 0.0 if tau == 0 else math.nan
         except NoSoftmaxError as error:  # nothing here, but perhaps elsewhere
             r, failure = -math.inf, error
         except Exception as error:
             failure = error
+        mine = r
         try:
             # Whatever happened here, the other ranks wait for this.
             r = self._ranks.agree(r)
@@ -255,9 +267,28 @@ class Guard:
             self._reporter.skipped(self.step)
         else:
             scale = self._scale(r, asked)
+            seconds = time.perf_counter() - started
+            culprit = self._explain(seen, norms, spreads, mine)
             self._change.rescale(scale)
-            self._pacing.read(self.step, r, groups or [], time.perf_counter() - started)
+            self._pacing.read(self.step, r, groups or [], seconds)
             self._report(r, tau, scale, why, self._probe.method)
+            if culprit:
+                self.culprit = culprit
+                self._reporter.tell(culprit.event())
+
+    def _explain(self, seen: SeenStep, norms: list[float], spreads: Tensor | None, r: float | None) -> Culprit | None:
+        """Where this rank's own r comes from, if that is beyond the target; before the parameters are put elsewhere."""
+        if spreads is None or r is None or r <= self._settings.target or not self._culprits.wants(self.step, r):
+            return None
+        try:
+            # With quantiles that is not the most sensitive one.
+            index = int((spreads - math.pi * r).abs().argmin())
+            found = self._probe.explain(seen, self._change.moves(norms), index)
+            return found and self._culprits.named(self.step, found)
+        except Exception as error:  # the step is measured, and that is what counts
+            log.debug("stepguard: step %d is not explained (%s: %s)", self.step, type(error).__name__, error)
+            error.__traceback__ = None  # its frames would keep the batch alive
+            return None
 
     def _scale(self, r: float, asked: Asked) -> float:
         """What to multiply the update by, the same on all ranks, whose r this is."""
@@ -291,17 +322,17 @@ class Guard:
         self._change.rescale(scale)
         self._report(r, asked.tau, scale, why, "prediction")
 
-    def _measure(self, seen: SeenStep, norms: list[float], why: Why) -> float:
+    def _measure(self, seen: SeenStep, norms: list[float], why: Why) -> Tensor:
         moved = self._change.moves(norms)
         before = self._probe.estimator.kind
         screens = self._settings.screens and why in ("told", "near")
         screen = Screen(self._pacing.expected(), _SCREENED * self._settings.target) if screens else None
-        spreads, quantile = self._probe.spreads(seen, moved, screen), self._settings.quantile
+        spreads = self._probe.spreads(seen, moved, screen)
         if self._probe.estimator.kind != before:
             self._reporter.fell_back(self.step, self._probe.estimator.reason)
         self._reporter.judged(self.step, self._probe.found, self._probe.estimator.kind)
-        self._samples = over_samples(spreads, quantile)
-        return self._samples.r
+        self._samples = over_samples(spreads, self._settings.quantile)
+        return spreads
 
     def _report(self, r: float, tau: float, scale: float, why: Why, estimator: str) -> None:
         # An optimizer that sets its own rate, such as Adafactor's relative steps, has None here.

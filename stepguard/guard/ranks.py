@@ -130,6 +130,11 @@ def is_first() -> bool:
     return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
 
 
+def rank() -> int | None:
+    """The number of this process, where several train."""
+    return distributed.get_rank() if _several() else None
+
+
 def together(mine: Summary | None, every: int) -> tuple[Summary | None, int]:
     """One summary of the samples of all ranks, and the largest of their cadences.
 

@@ -1,5 +1,6 @@
 """Look at a live model without touching it: how its loss comes to its logits, the batch again, the slopes."""
 
+from stepguard.probe.explain import Explanation
 from stepguard.probe.mode_stack import no_modes
 from stepguard.probe.outline import now
 from stepguard.probe.probe import NoSoftmaxError, Probe, Screen
@@ -10,6 +11,7 @@ from stepguard.probe.watch import NOTHING_SEEN, SeenStep
 
 __all__ = [
     "NOTHING_SEEN",
+    "Explanation",
     "Manner",
     "NoSoftmaxError",
     "Probe",

@@ -33,6 +33,12 @@ def spreads_by_difference(
         >>> [spread.round(decimals=3) for spread in spreads_by_difference(at, at(0))]
         [tensor([2.])]
     """
+    size = size_of_difference(at, logits, aim)
+    return [spread / (2 * size) for spread in _spreads(at(size), at(-size))]
+
+
+def size_of_difference(at: Callable[[float], Sequence[Softmax]], logits: Sequence[Softmax], aim: float = AIM) -> float:
+    """The factor on the update by which a difference has both digits and little curvature."""
     floor = resolution(logits)
     aim = max(aim, floor)
     # A power of two, so that scaling by it rounds nothing.
@@ -52,7 +58,7 @@ def spreads_by_difference(
             size = min(wanted, longest)
         else:
             break
-    return [spread / (2 * size) for spread in _spreads(at(size), at(-size))]
+    return size
 
 
 def spreads_by_secant(
@@ -101,10 +107,11 @@ def largest_r(spreads: Sequence[Tensor]) -> float:
 
 
 def _spreads(after: Sequence[Softmax], before: Sequence[Softmax]) -> list[Tensor]:
-    return [b.spread(map(_with_change, b.pieces(), a.pieces())) for a, b in zip(after, before, strict=True)]
+    return [b.spread(map(with_change, b.pieces(), a.pieces())) for a, b in zip(after, before, strict=True)]
 
 
-def _with_change(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+def with_change(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits, and by how much they differ from others."""
     # A logit that is infinite and stays so; the subtraction would say nan.
     return before, torch.where(after == before, 0.0, after - before)
 

@@ -2,18 +2,30 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from stepguard.probe.difference import AIM, largest_r, resolution, spreads_by_difference, spreads_by_secant
+from stepguard.probe.difference import (
+    AIM,
+    largest_r,
+    resolution,
+    size_of_difference,
+    spreads_by_difference,
+    spreads_by_secant,
+    with_change,
+)
 from stepguard.probe.outline import UntraceableError
 from stepguard.probe.recognition import OtherLogitsError
 from stepguard.probe.rerun import Rerun, Result
+from stepguard.probe.sample import Sample, sample_of
 from stepguard.probe.slopes import load_forward_mode
+from stepguard.probe.softmax import Softmax
 
+T = TypeVar("T")
 Kind = Literal["forward", "difference"]
 # ReLU kinks and float32 rounding set the two a percent or two apart; what autograd was not told of, more.
 _AGREEMENT = 0.05
@@ -91,6 +103,26 @@ class SlopeEstimator:
         self._measured += 1
         return spreads
 
+    def sample(self, rerun: Rerun, softmax: int, counted: int) -> Sample:
+        """A sample of a rerun, looked at closely.
+
+        Args:
+            rerun: What it is of.
+            softmax: Which of its softmaxes.
+            counted: Which of the samples of that which count.
+        """
+        if self.kind == "forward":
+            return _along(
+                rerun, lambda softmaxes: sample_of(softmaxes, softmax, counted, lambda s: map(_with_slopes, s.pieces()))
+            )[1]
+        with torch.no_grad():
+            size = size_of_difference(lambda scale: rerun.at(scale).softmaxes, rerun.at(0).softmaxes)
+            before, after = (rerun.at(scale).softmaxes for scale in (-size, size))
+            slopes = (
+                (z, a / (2 * size)) for z, a in map(with_change, before[softmax].pieces(), after[softmax].pieces())
+            )
+            return sample_of(before, softmax, counted, lambda _: slopes)
+
     @property
     def _check_is_due(self) -> bool:
         return (self._measured + 1).bit_count() == 1
@@ -138,24 +170,30 @@ class SlopeEstimator:
         return spreads[0]
 
 
-def _spreads_along(rerun: Rerun) -> tuple[Result, list[Tensor]]:
+def _along(rerun: Rerun, read: Callable[[Sequence[Softmax]], T]) -> tuple[Result, T]:
+    """The logits with their slopes, and what can be read off them while they have any."""
     # Dual tensors under no_grad, not torch.func.jvp: about half its cost, and it also runs train-mode
     # BatchNorm, whose in-place statistics func.jvp refuses. There is one level of them for all threads.
     with _one_at_a_time, torch.no_grad(), forward_ad.dual_level():
         result = rerun.along()
         try:
-            return result, _spreads(result, rerun)
+            with rerun.in_full_precision():
+                return result, read(result.softmaxes)
         except Exception:
             if not rerun.slices:
                 raise
             rerun.slices = False  # whatever stands behind the head, it does not go with slices
             result = rerun.along()
-            return result, _spreads(result, rerun)
+            with rerun.in_full_precision():
+                return result, read(result.softmaxes)
 
 
-def _spreads(result: Result, rerun: Rerun) -> list[Tensor]:
-    with rerun.in_full_precision():
-        return [s.spread(map(_with_slopes, s.pieces())) for s in result.softmaxes]
+def _spreads_along(rerun: Rerun) -> tuple[Result, list[Tensor]]:
+    return _along(rerun, _spreads)
+
+
+def _spreads(softmaxes: Sequence[Softmax]) -> list[Tensor]:
+    return [s.spread(map(_with_slopes, s.pieces())) for s in softmaxes]
 
 
 def _with_slopes(piece: Tensor) -> tuple[Tensor, Tensor]:

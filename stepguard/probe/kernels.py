@@ -19,15 +19,18 @@ _one_at_a_time = threading.RLock()
 
 
 @contextmanager
-def differentiable(model: nn.Module, autocast: set[str]) -> Iterator[None]:
+def differentiable(model: nn.Module, autocast: set[str], attention: bool = True) -> Iterator[None]:
     """Only kernels that forward mode can differentiate, in full precision.
 
     Args:
         model: What is run.
         autocast: Takes up the kind of its device, if the model switches autocast on by itself.
+        attention: Also those of attention, which write its scores down; backward can do without.
     """
     precision = FullPrecision(device_of(model).type, autocast)
-    with eager(), sdpa_kernel(SDPBackend.MATH), precision, ExitStack() as stack:
+    with eager(), precision, ExitStack() as stack:
+        if attention:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         if any(isinstance(m, nn.RNNBase) for m in model.modules()):  # it would only slow convolutions down
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")  # setting these flags warns of GPUs that are not there

@@ -97,7 +97,7 @@ class Lookout(TorchFunctionMode):
             (logits,) = self.softmaxes(origin.function, (origin.source, *origin.args), origin.kwargs)
             samples = logits.logits.movedim(logits.class_dim, -1).shape[:-1]
             if found.counted is None or found.counted.shape == samples:
-                return [logits._replace(counted=found.counted)]
+                return [logits._replace(counted=found.counted, labels=found.labels)]
         self._refuse_wide(found.input)
         return [self._from_logits(found).softmax()]
 

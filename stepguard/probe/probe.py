@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -10,9 +12,11 @@ from torch import Tensor, nn
 from stepguard.probe.batches import batches, modules_called, starts_early
 from stepguard.probe.elsewhere import elsewhere
 from stepguard.probe.estimator import SlopeEstimator
+from stepguard.probe.explain import Explanation, explained
 from stepguard.probe.reasons import MOVED_BY_ANOTHER, NO_CALL, NO_SOFTMAX
 from stepguard.probe.recognition import OtherLogitsError
 from stepguard.probe.rerun import Learned, Manner, Rerun, Target
+from stepguard.probe.sharding import units_of
 from stepguard.probe.values import Elsewhere, Move
 from stepguard.probe.watch import NOTHING_SEEN, SeenStep, Watch
 
@@ -61,6 +65,7 @@ class Probe:
         self._model, self._forward, self._how, self._learned = model, forward, how or Manner(), Learned()
         self.estimator, self.found, self.method = SlopeEstimator(), "", "forward"
         self._failures = 0
+        self._sizes: list[list[int]] = []
         self._looked_in: list[str] = []
         self._watch = None if forward else Watch(model, parameters, pick, before_first, worth)
 
@@ -121,6 +126,27 @@ class Probe:
             raise NoSoftmaxError(self._not_found(seen))
         return spreads
 
+    def explain(self, seen: SeenStep, moves: list[Move], index: int) -> Explanation | None:
+        """Where the spread of one of the samples comes from that were measured last.
+
+        Args:
+            seen: The same as of :meth:`spreads`.
+            moves: Likewise.
+            index: Of the sample, among the spreads.
+
+        Returns:
+            None where parameters are sharded: nobody has a whole gradient.
+
+        Raises:
+            Exception: Whatever kept it from being found.
+        """
+        if units_of(self._model):
+            return None
+        found: list[list[Target]] = [[self._forward]] if self._forward else batches(seen.reached)
+        place = _place(self._sizes, index)
+        with self._watch.paused() if self._watch else nullcontext():
+            return explained(self._model, found, place, moves, self.estimator, self._how, self._learned)
+
     def _of_batches(self, watch: Watch, seen: SeenStep, moves: list[Move], screen: Screen | None) -> Tensor | None:
         try:
             # A rank without a batch is there as well, for the parameters that others need of it.
@@ -161,13 +187,25 @@ class Probe:
             if flat.numel() and float(flat.max()) / math.pi <= screen.enough:
                 self.method = "secant"
                 return flat
-        spreads = [s for rerun in reruns for s in self.estimator.spreads(rerun)]
+        by_rerun = [self.estimator.spreads(rerun) for rerun in reruns]
+        self._sizes = [[s.numel() for s in spreads] for spreads in by_rerun]
+        spreads = list(chain.from_iterable(by_rerun))
         self.method = self.estimator.kind
         if not spreads:
             self._looked_in = sorted({name for rerun in reruns for name in rerun.modules})
             return None
         self.found = ", ".join(sorted({rerun.describe() for rerun in reruns}))
         return torch.cat([s.flatten() for s in spreads])
+
+
+def _place(sizes: list[list[int]], index: int) -> tuple[int, int, int]:
+    """Of a number in a row of lists of lists: in which it is, and its place there."""
+    for batch, of in enumerate(sizes):
+        for softmax, size in enumerate(of):
+            if index < size:
+                return batch, softmax, index
+            index -= size
+    raise IndexError("there are fewer samples")
 
 
 def _others_moved(watch: Watch, seen: SeenStep) -> bool:

@@ -3,13 +3,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.batchnorm import _NormBase
 
+from stepguard.probe.backward_hooks import unhooked
 from stepguard.probe.kernels import differentiable, eager, nothing_saved
 from stepguard.probe.lookout import Lookout
 from stepguard.probe.outline import (
@@ -32,10 +33,12 @@ from stepguard.probe.structure import leaves, map_leaves
 from stepguard.probe.swapping import HALVES
 from stepguard.probe.traces import no_traces
 from stepguard.probe.values import Elsewhere, Values
+from stepguard.probe.whole import Whole
 from stepguard.probe.wide_head import NotATailError, has_wide_head
 
 Target = SoftmaxCall | Picked | ModuleCall | Callable[[nn.Module], Tensor]
 """What has logits: a softmax, a module with some inside, or a user's function from the model to logits."""
+T = TypeVar("T")
 _TRACED_BACK = {"binary_cross_entropy", "nll_loss"} | LOGARITHMS
 
 
@@ -66,6 +69,8 @@ class Result(NamedTuple):
     softmaxes: list[Softmax]
     samples: list[Tensor]
     """Of what training saw of it, in a fixed order."""
+    sources: list[Target]
+    """Where each softmax was found."""
 
 
 class Rerun:
@@ -103,7 +108,12 @@ class Rerun:
 
     def describe(self) -> str:
         """Of what the slopes are, in a few words."""
-        return " and ".join(dict.fromkeys(map(_described, self._targets)))
+        return " and ".join(dict.fromkeys(map(described, self._targets)))
+
+    @property
+    def order(self) -> int:
+        """When it began, to be compared with that of others."""
+        return min((step.order for step in self._steps), default=0)
 
     @property
     def modules(self) -> set[str]:
@@ -159,6 +169,19 @@ class Rerun:
         )
         return [(m._replace(logits=z), m) for m, z in zip(moved, kept, strict=True) if z is not None] if fits else None
 
+    def with_graph(self, place: Whole, read: Callable[[Result, Values], T]) -> T:
+        """What can be read off the logits while they have a graph, from the parameters before the step on.
+
+        It is read where the forward was run, since a backward pass may run parts of that again.
+        """
+        found: list[T] = []
+        # What attention drops is drawn in another way by other kernels.
+        draws = any(step.random is not None for step in self._steps)
+        with differentiable(self._model, self._learned.autocast, attention=draws), unhooked(self._model):
+            with place.leaves() as values:
+                self._run(values, read=lambda result: found.append(read(result, values)))
+        return found[0]
+
     def recognise(self, result: Result, closely: bool = True) -> None:
         """Make sure that this is what training saw.
 
@@ -204,7 +227,13 @@ class Rerun:
 
     # Running it
 
-    def _run(self, values: Values, slices: bool = False, as_trained: bool = False) -> Result:
+    def _run(
+        self,
+        values: Values,
+        slices: bool = False,
+        as_trained: bool = False,
+        read: Callable[[Result], None] = lambda result: None,
+    ) -> Result:
         lookout = Lookout(slices, self._learned.dense)
         outputs: dict[Step, Any] = {}
         inside: dict[Step, list[Softmax]] = {}
@@ -227,7 +256,7 @@ class Rerun:
             kinds = (Ref, Held, HeldGenerator, Tensor)
             return map_leaves(step.args, kinds, value, fresh=True), map_leaves(step.kwargs, kinds, value, fresh=True)
 
-        with torch.set_grad_enabled(self._grad or as_trained), ExitStack() as stack:
+        with torch.set_grad_enabled(self._grad or as_trained or values.graph), ExitStack() as stack:
             stack.enter_context(replaying(random_state(self._device), self._device))
             stack.enter_context(self._how.shield())
             stack.enter_context(no_traces(self._model))
@@ -235,12 +264,13 @@ class Rerun:
                 stack.enter_context(lookout)
             for step in self._steps:
                 lookout.inside = step in self._inside
-                with self._as_it_was(step, as_trained), self._others_as_they_were(step, values):
+                with self._as_it_was(step, as_trained, values.graph), self._others_as_they_were(step, values):
                     outputs[step] = _made(step, *resolved(step))
                 if lookout.inside:
                     inside[step], lookout.found, lookout.inside = lookout.found, [], False
             softmaxes: list[Softmax] = []
             samples: list[Tensor] = []
+            sources: list[Target] = []
             for target in self._targets:
                 if isinstance(target, ModuleCall):
                     softmaxes += inside[target]
@@ -258,8 +288,11 @@ class Rerun:
                 else:
                     with self._as_it_was(Step((), {}, None), as_trained):
                         softmaxes.append(Softmax(target(self._model)))
+                sources += [target] * (len(softmaxes) - len(sources))
             lookout.finish()
-        return Result(softmaxes, samples)
+            result = Result(softmaxes, samples, sources)
+            read(result)
+        return result
 
     @contextmanager
     def _others_as_they_were(self, step: Step, values: Values) -> Iterator[None]:
@@ -272,7 +305,7 @@ class Rerun:
                 tensor.data = old.to(tensor.dtype)
             yield
         finally:
-            for tensor, data in kept:
+            for tensor, data in kept if not values.graph else []:  # a graph of our own is still to be gone through
                 tensor.data = data
 
     @contextmanager
@@ -284,7 +317,7 @@ class Rerun:
             yield
 
     @contextmanager
-    def _as_it_was(self, step: Step, as_trained: bool) -> Iterator[None]:
+    def _as_it_was(self, step: Step, as_trained: bool, graph: bool = False) -> Iterator[None]:
         with ExitStack() as stack:
             if step.random is not None:
                 stack.enter_context(replaying(step.random, self._device))
@@ -296,7 +329,7 @@ class Rerun:
                 stack.callback(held.generator.set_state, held.generator.get_state())
                 held.generator.set_state(held.state)
             if isinstance(step, ModuleCall):
-                if not step.under_grad:
+                if not step.under_grad and not graph:
                     stack.enter_context(torch.no_grad())
                 averages = self._how.running_averages and not as_trained
                 for module, mode in zip(step.module.modules(), step.training, strict=False):
@@ -314,7 +347,14 @@ def _call_of(target: Target) -> FunctionCall | ModuleCall | None:
     return target if isinstance(target, ModuleCall) else None
 
 
-def _described(target: Target) -> str:
+def order_of(target: Target) -> int:
+    """When training came to it."""
+    call = _call_of(target)
+    return call.order if call else 0
+
+
+def described(target: Target) -> str:
+    """Of what it has logits, in a few words."""
     if isinstance(target, ModuleCall):
         return f"the loss inside {target.name}"
     if isinstance(target, (SoftmaxCall, Picked)):

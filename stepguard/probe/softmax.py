@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from stepguard.geometry.stablemax import log_stablemax
 
 _COLUMNS = 4096
-_MASKED = 1e6
+MASKED = 1e6
 """Nats below the largest logit from which on a class is taken to be masked out: exp of it is zero in any dtype."""
 
 
@@ -25,6 +25,8 @@ class Softmax(NamedTuple):
     """True for the samples that count, shaped like the logits without their classes; None is all of them."""
     columns: Callable[[int, int], Tensor] | None = None
     """From a range of classes to those columns of the logits, where they are better made a few at a time."""
+    labels: Tensor | None = None
+    """The class that each sample should be of, shaped as what counts, where the loss names one."""
 
     def of(self, used: Tensor | None) -> Softmax | None:
         """The same, of those samples only for which a result, with or without classes, was used; None if none."""
@@ -59,7 +61,7 @@ class Softmax(NamedTuple):
             pieces: Logits and their slopes, a few classes at a time. A class that is masked out, with -inf or by
                 a large number, is not in the softmax, so its slope says nothing.
         """
-        floor = forward_ad.unpack_dual(self.logits).primal.amax(self.class_dim).unsqueeze(-1) - _MASKED
+        floor = forward_ad.unpack_dual(self.logits).primal.amax(self.class_dim).unsqueeze(-1) - MASKED
         highest = lowest = torch.zeros(())
         for i, (z, a) in enumerate(pieces):
             if bool((z.amin(-1, keepdim=True) >= floor).all()):  # by far the most: nothing is masked out
@@ -82,6 +84,7 @@ class Entry(NamedTuple):
     ``stablemax``, or of what may be any of these the ``logarithm``."""
     class_dim: int | tuple[int, ...] = -1
     counted: Tensor | None = None
+    labels: Tensor | None = None
 
     def softmax(self) -> Softmax:
         """The softmax over what entered, as logits."""
@@ -93,7 +96,7 @@ class Entry(NamedTuple):
         if isinstance(self.class_dim, int):
             if self.kind == "stablemax":  # it is the softmax of its own logarithm
                 z = log_stablemax(z, self.class_dim)
-            return Softmax(z, self.class_dim, self.counted)
+            return Softmax(z, self.class_dim, self.counted, labels=self.labels)
         last = tuple(range(-len(self.class_dim), 0))
         return Softmax(z.movedim(self.class_dim, last).flatten(-len(last)))
 
@@ -117,10 +120,11 @@ def argument(args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name:
 def _labelled(kind: str, ignored: int = 4) -> Callable[[tuple[Any, ...], dict[str, Any]], Entry]:
     def read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
         z, target = argument(args, kwargs, 0, "input"), argument(args, kwargs, 1, "target")
-        counted = None
-        if not target.is_floating_point():  # class indices rather than probabilities
-            counted = target != argument(args, kwargs, ignored, "ignore_index", -100)
-        return Entry(z, kind, 1 if z.ndim > 1 else 0, counted)
+        class_dim = 1 if z.ndim > 1 else 0
+        if target.is_floating_point():  # probabilities rather than class indices
+            return Entry(z, kind, class_dim)
+        counted = target != argument(args, kwargs, ignored, "ignore_index", -100)
+        return Entry(z, kind, class_dim, counted, target)
 
     return read
 
@@ -143,7 +147,7 @@ def _fused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
     h, weight, target = (argument(args, kwargs, i, n) for i, n in enumerate(("input", "linear_weight", "target")))
     z = torch.nn.functional.linear(h, weight, kwargs.get("linear_bias"))
     ignored = kwargs.get("ignore_index")
-    return Entry(z, "logits", -1, target != (-100 if ignored is None else ignored))
+    return Entry(z, "logits", -1, target != (-100 if ignored is None else ignored), target)
 
 
 # By the functions' own names: the same holds for torch.x, Tensor.x and torch.nn.functional.x.

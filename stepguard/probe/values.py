@@ -19,6 +19,8 @@ class Values(NamedTuple):
     """Whether they are in full precision where the model's are not, so that inputs must be as well."""
     borrowed: Sequence[Tensor] = ()
     """Memory that will hold something else afterwards."""
+    graph: bool = False
+    """Whether they are of a graph of our own, and nobody else's."""
 
 
 class Elsewhere(Protocol):

@@ -46,6 +46,20 @@ class Whole:
             yield Values({}, borrowed=[value for _, value in moved])
 
     @contextmanager
+    def leaves(self) -> Iterator[Values]:
+        """At the values before the step, in full precision, as leaves of a graph of which no parameter knows.
+
+        Raises:
+            RuntimeError: Of a model with scripted modules, whose parameters stay where they are.
+        """
+        if any(isinstance(m, torch.jit.ScriptModule) for m in self._model.modules()):
+            raise RuntimeError("no other parameters can be put into a scripted module")
+        values: dict[Tensor, Tensor] = {p: _exact(p.detach()) for p in self._model.parameters()}
+        values |= {p: _exact(old.detach()).requires_grad_() for p, old, _ in self._moves}
+        with replaced(self._model, values, upcast=self.half):
+            yield Values(values, upcast=self.half, graph=True)
+
+    @contextmanager
     def before(self) -> Iterator[Values]:
         with data_replaced(self._model, [(p, old) for p, old, _ in self._moves]):
             yield Values({})
@@ -63,3 +77,7 @@ class Whole:
         finally:
             for p, old, u in self._moves:
                 torch.sub(p.detach(), old, out=u)
+
+
+def _exact(value: Tensor) -> Tensor:
+    return value.float() if value.dtype in HALVES else value

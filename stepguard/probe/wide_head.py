@@ -116,7 +116,7 @@ def sliced(found: Entry, made: list[Maker], head: WideHead) -> Softmax | None:
         resized = [m._replace(args=_resized(m.args, width, stop - start)) if m.name in SIZED else m for m in made]
         return made_again(resized, head.columns(start, stop))
 
-    return Softmax(found.input, class_dim, found.counted, columns)
+    return Softmax(found.input, class_dim, found.counted, columns, found.labels)
 
 
 def _spares(maker: Maker, class_dim: int, shape: torch.Size) -> bool:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -25,8 +26,8 @@ class JsonLines:
 
     Each process that writes begins with a line ``{"kind": "start", "schema": 1, "time": ...}``; what follows is of
     kind ``reading``, ``collapse`` or ``event``, with the fields of :class:`Reading`, :class:`CollapseReading` and
-    :class:`Event`. Numbers that JSON does not have are the strings ``"inf"``, ``"-inf"`` and ``"nan"``. A run that goes
-    on appends to the file that is there.
+    :class:`Event`; ``{"kind": "end"}`` comes last, unless the process was killed. Numbers that JSON does not have are
+    the strings ``"inf"``, ``"-inf"`` and ``"nan"``. A run that goes on appends to the file that is there.
 
     Args:
         folder: Where the file shall be; made if it is not there.
@@ -70,11 +71,15 @@ class JsonLines:
 
     def event(self, event: Event) -> None:
         """Write an event; its reading has a line of its own."""
-        self._record("event", {"step": event.step, "event": event.kind, "message": event.message})
+        values = {"step": event.step, "event": event.kind, "message": event.message}
+        self._record("event", {**values, **({"data": event.data} if event.data else {})})
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Say that the run is over, and close the file."""
+        if not self._file.closed:
+            with contextlib.suppress(OSError):  # a full disk, of which there was word when records were lost
+                self._write("end", {"pid": os.getpid()})
+            self._file.close()
 
     def _record(self, kind: str, values: Mapping[str, Any]) -> None:
         logged = {"logged_step": self._logged_step()} if self._logged_step else {}

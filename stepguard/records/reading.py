@@ -79,7 +79,8 @@ class Event(NamedTuple):
     ``forecast`` (r will come to its target), ``withheld`` (not finite, not made),
     ``skipped`` (the optimizer moved nothing), ``found`` (what r is taken of, and how, when that is new),
     ``fallback`` (slopes are taken by another estimator from here on, and why) and ``unmeasured`` (training went on
-    without a reading; the message says why), ``caution`` (the optimizer is one whose clamped steps have a sequel).
+    without a reading; the message says why), ``caution`` (the optimizer is one whose clamped steps have a sequel),
+    ``culprit`` (where the r of a breach comes from; ``data`` has the fields of a :class:`Culprit`).
     From a collapse monitor also ``warning`` (softmax collapse is near), ``onset`` (it is there), ``recovery`` (it is
     far again), ``cure_on`` and ``cure_off`` (perpGrad was switched) and ``stop`` (training was asked to end).
     """
@@ -88,6 +89,8 @@ class Event(NamedTuple):
     kind: str
     message: str
     reading: Reading | CollapseReading | None = None
+    data: dict[str, Any] | None = None
+    """What it says, in numbers, JSON-able."""
 
 
 def breach_event(reading: Reading) -> Event:

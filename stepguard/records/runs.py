@@ -2,17 +2,24 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from stepguard.records.collapse import CollapseReading
 from stepguard.records.event_files import PATTERN
 from stepguard.records.lines import FILE, SCHEMA
 from stepguard.records.reading import Event, Reading
+from stepguard.records.rows import Rows
+
+AT_ONCE = 2**18
+"""Bytes that are parsed together: twice as fast as line by line."""
+_STEPS = "reading", "collapse", "event"
 
 
 @dataclass
@@ -32,74 +39,112 @@ class Run:
         times: Unix time of each step that has a record.
         logged_steps: Where each of them lies on the axis of a trainer's own log, if there is one.
         notices: What could not be read.
+        ended: Whether the process that wrote last has said that it is over; one that was killed has not.
+        bytes_read: How far it has been read.
+        bytes_left: What an update left to the next, because it was to read so much at most.
     """
 
     path: Path
     name: str = ""
     starts: list[dict[str, Any]] = field(default_factory=list)
-    readings: list[Reading] = field(default_factory=list)
-    collapses: list[CollapseReading] = field(default_factory=list)
+    readings: Rows[Reading] = field(default_factory=lambda: Rows(Reading))
+    collapses: Rows[CollapseReading] = field(default_factory=lambda: Rows(CollapseReading))
     events: list[Event] = field(default_factory=list)
     times: dict[int, float] = field(default_factory=dict)
     logged_steps: dict[int, int] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
-    _bytes: int = 0
+    ended: bool = False
+    bytes_read: int = 0
+    bytes_left: int = 0
+    _open: int = 0
     _lines: int = 0
     _begins: set[str] = field(default_factory=set)
     _writers: dict[str, int] = field(default_factory=dict)
     _events_by: list[str] = field(default_factory=list)
 
-    def update(self) -> bool:
-        """Read what has been written since the last time; returns whether that was anything."""
+    def update(self, most: float = math.inf) -> bool:
+        """Read what has been written since the last time, about ``most`` bytes; returns whether that was anything."""
+        before = self.bytes_read
         with open(self.path, "rb") as file:
-            if file.seek(0, os.SEEK_END) < self._bytes:  # it is another one by now
+            size = file.seek(0, os.SEEK_END)
+            if size < self.bytes_read:  # it is another one by now
                 vars(self).update(vars(Run(self.path, self.name)))
-            file.seek(self._bytes)
-            lines = file.read().split(b"\n")[:-1]  # what has no end yet is still being written
-        for line in lines:
-            self._lines += 1
-            self._bytes += len(line) + 1
-            if line.strip():
-                self._take(line)
-        return bool(lines)
+                before = -1
+            first = self.bytes_read
+            while self.bytes_read - first < most and (block := _whole_lines(file, self.bytes_read)):
+                self._read(block)
+        self.bytes_left = max(0, size - self.bytes_read) if self.bytes_read - first >= most else 0
+        return self.bytes_read != before
 
-    def _take(self, line: bytes) -> None:
+    def _read(self, block: bytes) -> None:
+        count = block.count(b"\n")
+        if self._take(block, count):
+            self._lines += count
+        else:
+            for line in block.split(b"\n")[:-1]:
+                self._lines += 1
+                if line.strip() and not self._take(line + b"\n", 1):
+                    self._tell("no record, left out")
+        self.bytes_read += len(block)
+
+    def _take(self, block: bytes, count: int) -> bool:
+        """Take all of so many lines, or none; several only if no process begins or ends there."""
         try:
-            values = json.loads(line)
-            kind = values.pop("kind")
-            if kind == "start":
-                self._start(values)
-            elif kind == "event":
-                self._put(self.events, Event(values["step"], values["event"], values["message"]), values)
-            elif kind == "reading":
-                self._put(self.readings, Reading(**_fields(Reading, values)), values)
-            elif kind == "collapse":
-                self._put(self.collapses, CollapseReading(**_fields(CollapseReading, values)), values)
+            records = json.loads(b"[%s]" % block[:-1].replace(b"\n", b","))
+            kinds = {record["kind"] for record in records}
+            if len(records) != count or (count > 1 and not (kinds <= {*_STEPS} and self._goes_on(records))):
+                return False
+            if "start" in kinds:
+                return self._start(records[0])
+            if "end" in kinds:
+                return self._end()
+            found = {kind: [r for r in records if r["kind"] == kind] if kind in kinds else [] for kind in _STEPS}
+            odd = b'inf"' in block or b'nan"' in block
+            readings = self.readings.taken(found["reading"], odd)
+            collapses = self.collapses.taken(found["collapse"], odd)
+            events = [Event(r["step"], r["event"], r["message"], data=r.get("data")) for r in found["event"]]
+            steps = records if kinds <= {*_STEPS} else []
+            times = {r["step"]: r.get("time", 0.0) for r in steps}
         except (ValueError, KeyError, TypeError, AttributeError):
-            self.notices.append(f"{self.path.name}, line {self._lines}: no record, left out")
+            return False
+        if self._begins and steps:
+            self._begin(steps[0].get("by", ""), steps[0]["step"])
+        self.readings.extend(readings)
+        self.collapses.extend(collapses)
+        self.events += events
+        self._events_by += [r.get("by", "") for r in found["event"]]
+        self.times.update(times)
+        self.logged_steps.update({r["step"]: r["logged_step"] for r in steps if "logged_step" in r})
+        return True
 
-    def _start(self, values: dict[str, Any]) -> None:
-        self.starts.append(values)
+    def _goes_on(self, records: list[dict[str, Any]]) -> bool:
+        """Whether none of them is the first of its writer."""
+        return not self._begins or self._begins.isdisjoint(r.get("by", "") for r in records)
+
+    def _start(self, values: dict[str, Any]) -> bool:
+        # A guard and a monitor of one process both begin and both end.
+        same = bool(self.starts) and self.starts[-1].get("pid") == values.get("pid")
+        self._open, self.ended = (self._open if same else 0) + 1, False
+        self.starts.append({key: value for key, value in values.items() if key != "kind"})
         by, pid = values.get("writes", ""), values.get("pid", 0)
         if by in self._writers or pid not in self._writers.values():
             self._writers = {}  # of a process that is no more
         self._writers[by] = pid
         self._begins.add(by)
         if values.get("schema") != SCHEMA:
-            known = f"this stepguard knows schema {SCHEMA}"
-            self.notices.append(f"{self.path.name}, line {self._lines}: schema {values.get('schema')}, {known}")
+            self._tell(f"schema {values.get('schema')}, this stepguard knows schema {SCHEMA}")
+        return True
 
-    def _put(self, where: list[Any], what: Any, values: dict[str, Any]) -> None:
-        by = values.get("by", "")
-        if by in self._begins:  # the first of a process; what an earlier one has from here on never was
+    def _end(self) -> bool:
+        self._open -= 1
+        self.ended = self._open <= 0
+        return True
+
+    def _begin(self, by: str, step: int) -> None:
+        """The first record of a process: what an earlier one has from here on never was."""
+        if by in self._begins:
             self._begins.remove(by)
-            self._forget(what.step, {other for other in self._writers if other != by})
-        self.times[what.step] = float(values.get("time", 0.0))
-        where.append(what)
-        if isinstance(what, Event):
-            self._events_by.append(by)
-        if "logged_step" in values:
-            self.logged_steps[what.step] = values["logged_step"]
+            self._forget(step, {other for other in self._writers if other != by})
 
     def _forget(self, step: int, spared: set[str]) -> None:
         """All from a step on, but what others write that are at work."""
@@ -107,20 +152,40 @@ class Run:
         self.events[:] = itertools.compress(self.events, stays)
         self._events_by[:] = itertools.compress(self._events_by, stays)
         if "guard" not in spared:
-            self.readings[:] = [r for r in self.readings if r.step < step]
+            self.readings.cut(step)
         if "monitor" not in spared:
-            self.collapses[:] = [c for c in self.collapses if c.step < step]
-        left = {item.step for items in (self.readings, self.collapses, self.events) for item in items}
+            self.collapses.cut(step)
+        left = {*self.readings.columns["step"], *self.collapses.columns["step"], *(e.step for e in self.events)}
         for where in (self.times, self.logged_steps):
             for gone in where.keys() - left:
                 del where[gone]
 
+    def _tell(self, what: str) -> None:
+        self.notices.append(f"{self.path.name}, line {self._lines}: {what}")
 
-def read_runs(folder: str | PathLike[str]) -> list[Run]:
+
+def _whole_lines(file: BinaryIO, start: int) -> bytes:
+    """The next of them; what has no end yet is still being written."""
+    file.seek(start)
+    block = file.read(AT_ONCE)
+    while b"\n" not in block and (more := file.read(AT_ONCE)):
+        block += more
+    return block[: block.rfind(b"\n") + 1]
+
+
+def read_runs(
+    folder: str | PathLike[str], known: Iterable[Run] = (), most: float = math.inf, scalars: bool = True
+) -> list[Run]:
     """Every run below a folder, by name; :meth:`Run.update` goes on reading one.
 
     Where a folder has no records but event files of TensorBoard, the run is made of our scalars and texts in them, as
     far as they tell it.
+
+    Args:
+        folder: Of a run, or of several.
+        known: What an earlier call gave: of those only what is new is read, into the same objects.
+        most: How many bytes to read of each, about; the next call goes on.
+        scalars: Whether to read event files, which takes long where others wrote them.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -139,24 +204,26 @@ def read_runs(folder: str | PathLike[str]) -> list[Run]:
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}; give the log_dir of a run, or one that holds several")
-    runs: list[Run] = []
-    for path in sorted(root.rglob(FILE.format("*"))):
-        optimizer = path.stem.removeprefix("stepguard").removeprefix("-")
-        runs.append(Run(path, _name(path.parent.relative_to(root), optimizer)))
-        runs[-1].update()
+    read = {run.path: run for run in known}
+    runs = [read.get(run.path, run) for run in find_runs(root)]
+    for run in runs:
+        run.update(most)
     written = {run.path.parent for run in runs}
-    for other in sorted({path.parent for path in root.rglob(PATTERN)} - written):
+    for other in sorted({path.parent for path in root.rglob(PATTERN)} - written if scalars else ()):
         from stepguard.records.tensorboard_runs import scalar_runs  # which loads tensorboard
 
         runs += scalar_runs(other, partial(_name, other.relative_to(root)))
     return sorted(runs, key=lambda run: run.path)
 
 
+def find_runs(root: Path) -> list[Run]:
+    """Every run below a folder that has records, by name, not read yet."""
+    runs = []
+    for path in sorted(root.rglob(FILE.format("*"))):
+        optimizer = path.stem.removeprefix("stepguard").removeprefix("-")
+        runs.append(Run(path, _name(path.parent.relative_to(root), optimizer)))
+    return runs
+
+
 def _name(inside: Path, optimizer: str) -> str:
     return " ".join(part for part in (inside.as_posix().removeprefix("."), optimizer) if part) or "."
-
-
-def _fields(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """Those that it has, with the numbers that JSON has not."""
-    found = {name: values[name] for name in kind._fields if name in values}
-    return {name: float(v) if v in ("inf", "-inf", "nan") and isinstance(v, str) else v for name, v in found.items()}

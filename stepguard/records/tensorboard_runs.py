@@ -9,6 +9,7 @@ from pathlib import Path
 from stepguard.records.collapse import CollapseReading
 from stepguard.records.event_files import PATTERN, EventFile, Found, Points
 from stepguard.records.reading import Event, Reading
+from stepguard.records.rows import Rows
 from stepguard.records.runs import Run
 
 UNKNOWN = "unknown"
@@ -30,6 +31,7 @@ _SAYS = {
     "the loss takes a StableMax": "found",
     "measured by a finite difference from step": "fallback",
     "will pass the target": "forecast",
+    " comes from sample": "culprit",
     "all asked for more than the target": "held",
     "softmax collapse is near": "warning",
     "the softmax has collapsed": "onset",
@@ -53,7 +55,7 @@ class ScalarRun(Run):
     optimizer: str = ""
     _seen: tuple[int, ...] = ()
 
-    def update(self) -> bool:
+    def update(self, most: float = math.inf) -> bool:
         """Read what has been written since the last time; returns whether that was anything."""
         for file in self.files:
             file.read_on()
@@ -80,9 +82,9 @@ class ScalarRun(Run):
         self.events = [Event(step, _kind(text), text) for step, text, _ in sorted(texts, key=lambda text: text[0])]
         told = {step: _told(text) for step, text, _ in texts}
         readings = [_reading(step, values, told.get(step, {})) for step, values in sorted(points["stepguard"].items())]
-        self.readings = _with_targets([reading for reading in readings if reading])
+        self.readings = Rows(Reading, _with_targets([reading for reading in readings if reading]))
         collapses = [_collapse(step, values) for step, values in sorted(points["softmax"].items())]
-        self.collapses = [reading for reading in collapses if reading]
+        self.collapses = Rows(CollapseReading, [reading for reading in collapses if reading])
 
 
 def scalar_runs(folder: Path, named: Callable[[str], str]) -> list[Run]:

@@ -13,16 +13,21 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from stepguard.records.tally import Tallies, add_events, brief
 from stepguard.views.look import F, Look
 from stepguard.views.plain import PlainView
-from stepguard.views.tally import Tallies, add_events, brief
 
 
 def watch(console: Console, title: str, runs: Sequence[str], look: Look[F], total: int) -> LiveView[F] | PlainView[F]:
     """A view of runs that train side by side, fitting where the output goes; ``total`` frames will come."""
-    if console.is_terminal and not console.is_dumb_terminal:
+    if is_screen(console):
         return LiveView(console, title, runs, look, total)
     return PlainView(console, title, runs, look)
+
+
+def is_screen(console: Console) -> bool:
+    """Whether what is drawn there can be drawn over."""
+    return console.is_terminal and not console.is_dumb_terminal
 
 
 class LiveView(Generic[F]):

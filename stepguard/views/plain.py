@@ -6,8 +6,8 @@ from typing import Generic
 
 from rich.console import Console
 
+from stepguard.records.tally import Tallies, Tally, add_events, brief
 from stepguard.views.look import F, Look
-from stepguard.views.tally import Tallies, Tally, add_events, brief
 
 
 class PlainView(Generic[F]):

@@ -1,3 +1,5 @@
+"""StepGuard in Lightning: what it logs, what it leaves alone, how it resumes, how it ends."""
+
 import math
 import warnings
 

@@ -134,7 +134,8 @@ def test_a_recorder_that_fails_at_everything_costs_the_others_nothing():
         warnings.simplefilter("always")
         run.steps(4)
         run.detach()
-    assert [r.step for r in memory.readings] == [0, 1, 2, 3] and [e.kind for e in memory.events][1:] == ["clamp"] * 4
+    assert [r.step for r in memory.readings] == [0, 1, 2, 3]
+    assert [e.kind for e in memory.events if e.kind != "culprit"][1:] == ["clamp"] * 4
     assert len(said) == 3  # one could not write, as the other for the same reason, and two could not be closed
 
 

@@ -80,12 +80,13 @@ def test_the_reading_adds_up(batch):
     assert last.rho == pytest.approx(last.tau / last.r) and last.spread == pytest.approx(math.pi * last.r)
     assert last.lr == 50.0 and last.lr_applied == pytest.approx(50 * last.scale)
     assert memory.readings == [last]
-    found, event = memory.events
+    found, event, culprit = memory.events
     assert (found.step, found.kind) == (
         0,
         "found",
     ) and "cross_entropy of Sequential, measured by forward" in found.message
     assert event.kind == "clamp" and event.reading == last
+    assert culprit.kind == "culprit" and guard.culprit.spread == pytest.approx(last.spread)
     assert "step 0: r = " in event.message and f"scaled by {last.scale:.3g}" in event.message
 
 
@@ -120,7 +121,7 @@ def test_observe_tells_but_lets_through(batch):
         step(model, optimizer, batch)
     assert guard.last.scale == 1 and guard.last.r > 1
     assert dense_r(model, old, parameters_of(model), batch[0]) == pytest.approx(guard.last.r, rel=1e-5)
-    assert [e.kind for e in memory.events] == ["found", "breach"]
+    assert [e.kind for e in memory.events] == ["found", "breach", "culprit"]
 
 
 def test_accumulation_measures_every_micro_batch(batch):

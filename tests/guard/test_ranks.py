@@ -1,5 +1,6 @@
 """Promise 4: the same decision on every rank, with gloo processes."""
 
+import os
 import warnings
 
 import pytest
@@ -38,7 +39,7 @@ def guarded(rank, folder):
         vars(guard._probe).pop("spreads", None)
         moves.append(parameters_of(model.module))
     guard.detach()
-    return moves, memory.readings, memory.events
+    return moves, memory.readings, [e for e in memory.events if e.kind != "culprit"]  # each rank has its own
 
 
 def batch(index, rank, uneven=0):
@@ -212,3 +213,36 @@ def test_ranks_go_back_to_calm_alike(tmp_path):
     assert all(torch.equal(p, q) for p, q in zip(ours[0], theirs[0], strict=True))
     assert ours[1] == theirs[1]
     assert {round(scale * 1e4, 2) for step, _, scale in ours[1] if step >= 35} == {1.0}
+
+
+def left_alone(rank, folder):
+    torch.manual_seed(0)
+    model = DistributedDataParallel(mlp())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    memory, found = Memory(), {}
+    warnings.simplefilter("ignore", UserWarning)
+    guard = stepguard.attach(model, optimizer, recorders=[memory])
+    for index in range(5):
+        x, y = batch(index, rank)
+        optimizer.zero_grad()
+        try:
+            F.cross_entropy(model(x), y).backward()
+        except RuntimeError:
+            found["raised at"] = index
+            break
+        if index == 3 and rank == 1:
+            torch.save({}, folder / "1.pt")
+            os._exit(0)  # killed between backward and step
+        before = parameters_of(model.module)
+        optimizer.step()
+        found["moved"] = any(not torch.equal(before[name], p) for name, p in model.module.named_parameters())
+    guard.detach()
+    found |= {"step": guard.step, "events": [(e.step, e.kind) for e in memory.events]}
+    torch.save(found, folder / "0.pt")
+    os._exit(0)  # there is nobody to wait for
+
+
+def test_a_rank_that_is_killed_leaves_the_other_with_an_error_of_training(tmp_path):
+    found, _ = run_on_ranks(left_alone, tmp_path, seconds=60)
+    assert found["step"] == 4 and found["moved"] and (3, "unmeasured") in found["events"]
+    assert found["raised at"] == 4  # by DistributedDataParallel

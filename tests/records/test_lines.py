@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from reference import mlp
 
 import stepguard
-from stepguard.records import CollapseReading, Event, JsonLines, Memory, Reading, read_runs
+from stepguard.records import CollapseReading, Event, JsonLines, Memory, Reading, Rows, read_runs, runs
 
 
 def reading(step, r=0.5):
@@ -80,7 +80,7 @@ def test_a_broken_line_is_left_out_and_told(tmp_path, broken):
     write(tmp_path, reading(1))  # begins a line of its own
     (run,) = read_runs(tmp_path)
     assert [r.step for r in run.readings] == [0, 1]
-    assert run.notices == ["stepguard.jsonl, line 3: no record, left out"]
+    assert run.notices == ["stepguard.jsonl, line 4: no record, left out"]
 
 
 def test_of_a_run_that_went_on_from_earlier_the_later_steps_count(tmp_path):
@@ -97,6 +97,33 @@ def test_a_file_that_begins_anew_is_read_anew(tmp_path):
     (tmp_path / "stepguard.jsonl").unlink()
     write(tmp_path, reading(7))
     assert run.update() and [r.step for r in run.readings] == [7]
+
+
+@pytest.mark.parametrize("most", [1, 400, 10**9])
+def test_a_large_file_can_be_read_by_and_by(tmp_path, monkeypatch, most):
+    monkeypatch.setattr(runs, "AT_ONCE", 700)  # two readings or three
+    write(tmp_path, *map(reading, range(20)), Event(20, "skipped", "x" * 2000))
+    read = read_runs(tmp_path, most=most)
+    for _ in range(30):
+        again = read_runs(tmp_path, read, most)
+        assert again[0] is read[0]
+    (run,) = read
+    assert [r.step for r in run.readings] == list(range(20)) and len(run.events) == 1
+    assert run.bytes_left == 0 and run.bytes_read == run.path.stat().st_size and not run.notices
+
+
+def test_readings_by_columns_are_a_list_of_them():
+    made = [reading(step, r=step / 10) for step in range(5)]
+    rows = Rows(Reading)
+    for one in made:
+        rows.append(one)
+    assert rows == made and list(rows) == made and len(rows) == 5 and bool(rows) and not Rows(Reading)
+    assert rows[-1] == made[-1] and rows[1:3] == made[1:3] and rows[::-2] == made[::-2] and made[2] in rows
+    assert rows != made[:4] and rows != [*made[:4], reading(9)]
+    rows.cut(3)
+    assert rows == made[:3] and rows.columns["r"] == [0.0, 0.1, 0.2]
+    with pytest.raises(IndexError):
+        rows[3]
 
 
 def test_runs_have_the_names_of_their_folders(tmp_path):

@@ -3,7 +3,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from stepguard.records import CollapseReading, Event
+from stepguard.records.collapse import CollapseReading
+from stepguard.records.culprit import Culprit
+from stepguard.records.reading import Event
 
 
 class Tally(NamedTuple):
@@ -41,6 +43,8 @@ def brief(event: Event, unit: str = "step") -> str:
         'step 3: the optimizer moved nothing'
     """
     reading = event.reading
+    if culprit := Culprit.of(event):
+        return f"{unit} {event.step}: {culprit.brief}"
     if reading is None:
         return event.message
     if isinstance(reading, CollapseReading):

@@ -3,7 +3,7 @@ import math
 from views.frames import clamped, reading
 
 from stepguard.records import Event
-from stepguard.views.tally import add_events, brief
+from stepguard.records.tally import add_events, brief
 
 
 def test_the_first_of_each_kind_and_run_is_returned_and_the_rest_counted():
