@@ -22,12 +22,14 @@ SECTIONS = {
         "callbacks/test_lightning_names.py",
         "callbacks/test_lightning_cli.py",
         "callbacks/test_killed.py",
+        "callbacks/test_lightning_records.py",
     ],
     "The Trainer of Hugging Face": [
         "callbacks/test_transformers.py",
         "callbacks/test_transformers_steps.py",
         "callbacks/test_transformers_collapse.py",
         "callbacks/test_transformers_perp_grad.py",
+        "callbacks/test_transformers_records.py",
         "callbacks/test_accelerate.py",
     ],
     "Several processes": [

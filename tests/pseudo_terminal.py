@@ -2,6 +2,7 @@
 
 import codecs
 import fcntl
+import io
 import os
 import pty
 import re
@@ -94,6 +95,18 @@ class Screen:
         here = (self.lines, self.row, self.column)
         (self.lines, self.row, self.column) = ([""], 0, 0) if enter else self._before
         self._before = here
+
+
+class Written(io.StringIO):
+    """A terminal within this process, for what needs no process of its own."""
+
+    def isatty(self):
+        return True
+
+    def screen(self, width, height):
+        screen = Screen(width, height)
+        screen.feed(self.getvalue())
+        return screen
 
 
 class Program:

@@ -20,7 +20,7 @@ _KEPT = 20
 class Culprits:
     """Which breaches are worth explaining, and what an explanation says in names.
 
-    An explanation costs up to two plain steps, so a run at its limit must not have one at each. Of breaches in a row
+    An explanation costs about two plain steps, so a run at its limit must not have one at each. Of breaches in a row
     the 1st, 2nd, 4th, 8th... has one, and any that is twice as bad as all those that had.
 
     Args:

@@ -85,6 +85,13 @@ class Culprit(NamedTuple):
         """Field names to values, for JSON."""
         return self._asdict()
 
+    @classmethod
+    def of(cls, event: Event) -> Culprit | None:
+        """What an event tells, also one that was read from a file; None if it is of another kind."""
+        data = event.data if event.kind == "culprit" and event.data else {}
+        known = {name: data[name] for name in cls._fields if name in data}
+        return cls(**known) if known.keys() >= set(cls._fields) - cls._field_defaults.keys() else None
+
     def event(self) -> Event:
         """What to tell of it."""
         return Event(self.step, "culprit", self.message, data=self.as_dict())

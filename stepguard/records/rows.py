@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast, overload
 
 R = TypeVar("R")
@@ -18,6 +18,7 @@ class Rows(Sequence[R], Generic[R]):
 
     Args:
         kind: What a row is: a NamedTuple whose first field is the step.
+        rows: What to begin with.
 
     Attributes:
         columns: A list of values for each field.
@@ -32,9 +33,11 @@ class Rows(Sequence[R], Generic[R]):
         (True, [2.0])
     """
 
-    def __init__(self, kind: type[R]):
+    def __init__(self, kind: type[R], rows: Iterable[R] = ()):
         self._kind = cast(Any, kind)  # no type tells that it is a NamedTuple
         self.columns: dict[str, list[Any]] = {name: [] for name in self._kind._fields}
+        for row in rows:
+            self.append(row)
 
     def append(self, row: R) -> None:
         """Add one."""

@@ -6,11 +6,13 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from stepguard.records.collapse import CollapseReading
+from stepguard.records.event_files import PATTERN
 from stepguard.records.lines import FILE, SCHEMA
 from stepguard.records.reading import Event, Reading
 from stepguard.records.rows import Rows
@@ -171,13 +173,19 @@ def _whole_lines(file: BinaryIO, start: int) -> bytes:
     return block[: block.rfind(b"\n") + 1]
 
 
-def read_runs(folder: str | PathLike[str], known: Iterable[Run] = (), most: float = math.inf) -> list[Run]:
+def read_runs(
+    folder: str | PathLike[str], known: Iterable[Run] = (), most: float = math.inf, scalars: bool = True
+) -> list[Run]:
     """Every run below a folder, by name; :meth:`Run.update` goes on reading one.
+
+    Where a folder has no records but event files of TensorBoard, the run is made of our scalars and texts in them, as
+    far as they tell it.
 
     Args:
         folder: Of a run, or of several.
         known: What an earlier call gave: of those only what is new is read, into the same objects.
         most: How many bytes to read of each, about; the next call goes on.
+        scalars: Whether to read event files, which takes long where others wrote them.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -200,14 +208,22 @@ def read_runs(folder: str | PathLike[str], known: Iterable[Run] = (), most: floa
     runs = [read.get(run.path, run) for run in find_runs(root)]
     for run in runs:
         run.update(most)
-    return runs
+    written = {run.path.parent for run in runs}
+    for other in sorted({path.parent for path in root.rglob(PATTERN)} - written if scalars else ()):
+        from stepguard.records.tensorboard_runs import scalar_runs  # which loads tensorboard
+
+        runs += scalar_runs(other, partial(_name, other.relative_to(root)))
+    return sorted(runs, key=lambda run: run.path)
 
 
 def find_runs(root: Path) -> list[Run]:
-    """Every run below a folder, by name, not read yet."""
+    """Every run below a folder that has records, by name, not read yet."""
     runs = []
     for path in sorted(root.rglob(FILE.format("*"))):
-        inside = path.parent.relative_to(root).as_posix()
         optimizer = path.stem.removeprefix("stepguard").removeprefix("-")
-        runs.append(Run(path, " ".join(part for part in ("" if inside == "." else inside, optimizer) if part) or "."))
+        runs.append(Run(path, _name(path.parent.relative_to(root), optimizer)))
     return runs
+
+
+def _name(inside: Path, optimizer: str) -> str:
+    return " ".join(part for part in (inside.as_posix().removeprefix("."), optimizer) if part) or "."

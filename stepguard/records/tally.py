@@ -43,8 +43,8 @@ def brief(event: Event, unit: str = "step") -> str:
         'step 3: the optimizer moved nothing'
     """
     reading = event.reading
-    if event.kind == "culprit" and event.data:
-        return f"{unit} {event.step}: {Culprit(**event.data).brief}"
+    if culprit := Culprit.of(event):
+        return f"{unit} {event.step}: {culprit.brief}"
     if reading is None:
         return event.message
     if isinstance(reading, CollapseReading):

@@ -34,7 +34,8 @@ class Chart:
     """
 
     def __init__(self, trail: Trail, limit: float, height: int = 5):
-        self._trail, self._limit, self._height = trail, limit, height
+        # Its own: the thread of a user's progress bar draws it when it likes.
+        self._trail, self._limit, self._height = trail.copy(), limit, height
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         return Measurement(_LABEL + 12, options.max_width)

@@ -37,6 +37,12 @@ class Trail:
             for old, found in halves.items():
                 self._largest[old // 2] = max(found, self._largest.get(old // 2, found))
 
+    def copy(self) -> Trail:
+        """As it is now, for a picture that another thread may draw while this goes on."""
+        copied = Trail(self._most)
+        vars(copied).update(vars(self), _largest=self._largest.copy())
+        return copied
+
     def over(self, columns: int) -> list[float | None]:
         """The largest value in each of so many equal parts of the run; None where there was none."""
         # A part for each step at most, so that a young run is not spread thin.

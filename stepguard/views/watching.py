@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
-from stepguard.records import Event, find_runs
+from stepguard.records import Event, find_runs, read_runs
 from stepguard.views.console import is_screen
 from stepguard.views.followed import Followed
 from stepguard.views.lines import Lines
@@ -17,7 +17,7 @@ from stepguard.views.runs_table import runs_table
 
 _STANDS = 30.0
 """Seconds from one line on how a run stands to the next."""
-_AROUND = 5.0
+_AROUND = 3.0
 """Seconds from one look for new runs to the next."""
 
 
@@ -77,7 +77,10 @@ class Watching:
         """Find runs that began since the last time."""
         self._looked = time.monotonic()
         known = {run.run.path for run in self.runs}
-        for run in find_runs(self._folder):
+        found = find_runs(self._folder)
+        if not found and not self.runs:  # perhaps there are TensorBoard's scalars
+            found = read_runs(self._folder)
+        for run in found:
             name = self._folder.resolve().name if run.name == "." else run.name
             if run.path not in known and self._only in (None, name):
                 self.runs.append(Followed(run, name))

@@ -38,11 +38,15 @@ def softmax(course: Course) -> list[tuple[str, bool]]:
     if reading.collapsed:
         return [(f"softmax collapsed for {reading.collapse:.1%} of the samples{cure}", True)]
     text = f"softmax {reading.headroom_nats:.1f} nats of headroom{cure}"
-    if reading.steps_left is None:
+    if reading.forecast is None:
         return [(text, reading.headroom_nats < _LITTLE)]
-    in_time = f", in {span(reading.steps_left / course.pace)}" if course.pace and not course.ended else ""
-    near = reading.headroom_nats < _LITTLE or reading.steps_left < _SOON
-    return [(f"{text}; collapse at about step {reading.forecast:,.0f}{in_time}, if it goes on", near)]
+    # From the latest step on, not from the one at which the softmax was last looked at.
+    left = reading.forecast - course.step
+    if left < 1:
+        return [(f"{text}; at this rate collapse is due now", True)]
+    in_time = f", in {span(left / course.pace)}" if course.pace and not course.ended else ""
+    near = reading.headroom_nats < _LITTLE or left < _SOON
+    return [(f"{text}; at this rate collapse at step {reading.forecast:,.0f}{in_time}", near)]
 
 
 def state(course: Course, now: float) -> tuple[str, bool]:

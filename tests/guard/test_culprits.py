@@ -12,16 +12,18 @@ from processes import run_on_ranks
 from reference import dense_slopes, mlp, parameters_of
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 import stepguard
 from stepguard.guard.culprits import Culprits
 from stepguard.probe import wide_head
 from stepguard.records import Culprit, JsonLines, Memory, read_runs
+from stepguard.records.tally import brief
 
 GENERATOR = torch.Generator().manual_seed(5)
 TOKENS = torch.randint(0, 11, (3, 6), generator=GENERATOR)
 NEXT = torch.randint(0, 11, (3, 6), generator=GENERATOR)
-PADDED = NEXT.masked_fill(torch.rand(3, 6, generator=GENERATOR) < 0.5, -100)
+PADDED = NEXT.masked_fill(torch.arange(18).view(3, 6) % 5 < 3, -100)
 X, Y = torch.randn(6, 12, generator=GENERATOR), torch.randint(0, 5, (6,), generator=GENERATOR)
 YES = torch.randint(0, 2, (6, 5), generator=GENERATOR).float()
 
@@ -298,6 +300,27 @@ def test_explaining_changes_nothing_and_no_hook_hears_of_it(monkeypatch):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
+class Counting(nn.Module):
+    """Runs again in the backward pass, and counts that."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.runs = nn.Linear(12, 8), nn.Linear(8, 5), 0
+
+    def hidden(self, x):
+        self.runs += 1
+        return self.body(x).tanh()
+
+    def forward(self, x):
+        return self.head(checkpoint(self.hidden, x, use_reentrant=False))
+
+
+def test_what_a_backward_pass_runs_again_leaves_no_trace():
+    model = Counting()
+    guard, *_ = explained(model, [plain])
+    assert model.runs == 2 and guard.culprit.remainder == pytest.approx(0, abs=1e-4 * guard.culprit.spread)
+
+
 def broken(*args):
     raise RuntimeError("no memory left")
 
@@ -365,10 +388,14 @@ def test_it_is_an_event_that_is_read_again(tmp_path):
     guard, *_ = explained(mlp(), [plain], recorders=[lines, memory])
     (run,) = read_runs(tmp_path)
     (event,) = [e for e in run.events if e.kind == "culprit"]
-    assert event.data == guard.culprit.as_dict() and Culprit(**event.data) == guard.culprit
+    assert event.data == guard.culprit.as_dict() and Culprit.of(event) == guard.culprit
     assert event.message == guard.culprit.message == memory.events[-1].message
     assert event.message.startswith(f"step 0: r = {guard.last.r:.3g} comes from sample {guard.culprit.sample}: class ")
-    assert [e.data for e in run.events if e.kind != "culprit"] == [None, None]
+    others = [e for e in run.events if e.kind != "culprit"]
+    assert [(e.data, Culprit.of(e)) for e in others] == 2 * [(None, None)]
+    assert brief(event) == f"step 0: {guard.culprit.brief}"
+    later = event._replace(data={**event.data, "of a later version": 1})
+    assert Culprit.of(later) == guard.culprit and Culprit.of(event._replace(data={"step": 0})) is None
 
 
 # Several processes

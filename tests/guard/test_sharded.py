@@ -32,6 +32,9 @@ def test_r_is_that_of_the_whole(ranks, way):
     estimators = {r.estimator for r in found[0]["readings"]}
     assert estimators == {"difference"} if way == "no forward mode" else estimators <= {"forward", "secant"}
     assert "secant" in estimators or way != "screened"
+    for reading in found[0]["readings"]:  # of plain SGD
+        assert reading.lr * reading.gradient_norm == pytest.approx(reading.tau, rel=1e-4)
+        assert reading.weight_norm is None and reading.samples == (8 if way == "accumulated" else 4)
     if way in ("dropout", "no forward mode"):  # r by chance, or by a reference that there is none of
         return
     twin = Checkpointed(again=False) if way == "activations made again" else mlp()

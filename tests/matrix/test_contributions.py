@@ -4,13 +4,31 @@ import copy
 
 import pytest
 import torch
-from matrix.task import SEED, Case, around, same, sgd, trail
+from matrix.task import SEED, around, same, sgd, trail
 from matrix.test_matrix import CASES
 
 import stepguard
 
-pytestmark = pytest.mark.slow
-MEASURED: list[Case] = [case for case in CASES if not case.refused]
+QUICK = {
+    "MLP under bf16 autocast",
+    "MLP in bf16",
+    "deep MLP with GELU and dropout",
+    "CNN with BatchNorm",
+    "small GPT with tied embedding and head, dropout",
+    "EmbeddingBag",
+    "Embedding with sparse gradients",
+    "torch.jit.script",
+    "gradient reversal",
+    "GPT-2 with labels",
+    "GAN discriminator, generated samples detached",
+    "two heads, a backward for each",
+}
+"""All others take most of a minute."""
+MEASURED = [
+    pytest.param(case, id=case.name, marks=[] if case.name in QUICK else pytest.mark.slow)
+    for case in CASES
+    if not case.refused
+]
 NOT_EXPLAINED = {
     "checkpointed blocks, reentrant": "PyTorch has no gradient of chosen tensors there",
     "GPT-2 with gradient checkpointing, reentrant": "likewise",
@@ -71,7 +89,7 @@ def explained(case):
     return case._replace(build=build)
 
 
-@pytest.mark.parametrize("case", MEASURED, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", MEASURED)
 @pytest.mark.filterwarnings("ignore")
 def test_contributions_are_right(case):
     torch.manual_seed(SEED)
@@ -105,7 +123,7 @@ def test_contributions_are_right(case):
         assert part == pytest.approx(parts[name], abs=case.tolerance * spread), name
 
 
-@pytest.mark.parametrize("case", MEASURED, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", MEASURED)
 @pytest.mark.filterwarnings("ignore")
 def test_explaining_is_invisible(case):
     alone, guarded = trail(case, guarded=False), trail(explained(case), guarded=True)

@@ -198,6 +198,16 @@ def test_a_guard_and_a_monitor_count_for_themselves(tmp_path, monkeypatch, case,
     assert steps(run) == want and set(run.times) == set().union(*want)
 
 
+def test_a_monitor_that_comes_first_to_the_run_of_a_guard(tmp_path, monkeypatch):
+    write(tmp_path, reading(0), reading(1), about=GUARD)
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    monitor, guard = JsonLines(tmp_path, MONITOR), JsonLines(tmp_path, GUARD)
+    monitor.reading(collapse(0))
+    guard.reading(reading(0))
+    (run,) = read_runs(tmp_path)
+    assert steps(run) == [[0], [0], []]
+
+
 def test_the_axis_of_a_trainer_is_kept_beside(tmp_path):
     write(tmp_path, reading(0), reading(1), logged_step=iter([10, 15]).__next__)
     (run,) = read_runs(tmp_path)

@@ -72,6 +72,15 @@ def test_between_readings_the_one_before_stands():
     assert [bool(rise) for rise in rises] == [False] * 20 + [True] * 10 + [False]
 
 
+def test_a_chart_stays_as_it_was_made():
+    trail = trail_of([0.1] * 9)
+    chart = Chart(trail, 1.0)
+    trail.add(9, 5.0)
+    console = Console(file=io.StringIO(), width=80)
+    console.print(chart)
+    assert console.file.getvalue().splitlines()[-1].split() == ["0", "8"]
+
+
 def test_a_trail_keeps_the_largest_of_everything_in_bounded_room():
     random.seed(0)
     values = [random.random() for _ in range(10_000)]

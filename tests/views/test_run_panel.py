@@ -48,7 +48,7 @@ SHOWN = {
     "pace": "10 steps/s",
     "cost, of guard and monitor together": "cost 5.3%",
     "headroom": "softmax 2.8 nats of headroom",
-    "forecast of collapse": "collapse at about step 2,000, in 90 s",
+    "forecast of collapse": "at this rate collapse at step 2,000, in 80 s",
     "the first spike as one line": "clamp 31 50 step 80: r 268 -> 0.07",
     "the second spike": "clamp 10 1,190 step 1199: r 268 -> 0.07",
     "the forecast": "forecast 1 400 step 400: r = 0.06 will pass",
@@ -115,6 +115,24 @@ def test_bad_news_is_known_as_such():
     assert bad == [
         "r 3 -> 1 of 1", "lr 0.1 -> 0.0333", "1 of 2 readings beyond", "softmax collapsed for 20.0% of the samples"
     ]  # fmt: skip
+
+
+FORECASTS = {
+    "none": (None, "softmax 3.0 nats of headroom", False),
+    "far": (5000.0, "softmax 3.0 nats of headroom; at this rate collapse at step 5,000, in 82 min", False),
+    "near": (200.0, "softmax 3.0 nats of headroom; at this rate collapse at step 200, in 2 min", True),
+    "past": (50.0, "softmax 3.0 nats of headroom; at this rate collapse is due now", True),
+}
+
+
+@pytest.mark.parametrize("name", FORECASTS)
+def test_the_forecast_is_told_from_the_latest_step_on(name):
+    forecast, said, near = FORECASTS[name]
+    course = Course()
+    course.take(room(40, 3.0)._replace(forecast=forecast), 40.0)
+    for step in range(41, 81):
+        course.take(reading(step, 0.1), float(step))
+    assert softmax(course) == [(said, near)]
 
 
 def test_a_course_is_bounded_however_long_the_run():

@@ -173,7 +173,7 @@ def test_a_browser_is_told_what_each_answer_is(plugin, tmp_path):
 
 
 def test_an_error_is_told_to_the_page_and_goes_no_further(plugin, monkeypatch):
-    monkeypatch.setattr(store, "read_runs", lambda *_: 1 / 0)
+    monkeypatch.setattr(store, "read_runs", lambda *_, **__: 1 / 0)
     answer = get(plugin, "/runs")
     assert answer.status_code == 500 and answer.json == {"error": "ZeroDivisionError: division by zero"}
 

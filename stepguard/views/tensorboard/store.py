@@ -86,7 +86,7 @@ class Store:
     def _read_on(self) -> bool:
         known = {id(tables.run): tables for tables in self._tables.values()}
         try:
-            runs = read_runs(self.root, [t.run for t in known.values()], AT_ONCE / max(1, len(known)))
+            runs = read_runs(self.root, [t.run for t in known.values()], AT_ONCE / max(1, len(known)), scalars=False)
         except FileNotFoundError:  # no folder yet, or a run that was deleted while we looked
             runs = [t.run for t in known.values() if t.run.path.exists()]
         self._tables = {run.name: known.get(id(run)) or Tables(run) for run in runs}

@@ -1,0 +1,149 @@
+"""What a reading says beside r: norms of gradients and weights, and how the rest of the batch is."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import dense_slopes, mlp, parameters_of
+from torch import nn
+
+import stepguard
+from stepguard.records import Reading
+
+
+def norm(tensors):
+    return math.sqrt(sum(t.detach().double().square().sum().item() for t in tensors))
+
+
+def prepared(model, optimizer, x, y, clip=None, scale=1.0):
+    optimizer.zero_grad()
+    (scale * F.cross_entropy(model(x), y)).backward()
+    if clip:
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
+
+
+ACTIONS = ["observe", "clamp", "drive"]
+CADENCES = {
+    "auto": {},
+    "every step": {"cadence": "every"},
+    "an explicit forward": {"forward": lambda m: m(torch.eye(12))},
+}
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("cadence", CADENCES)
+def test_norms_are_those_of_what_the_optimizer_is_given_and_moves(action, cadence, batch):
+    model = mlp()
+    optimizer = torch.optim.Adam(model[3].parameters(), lr=0.1)  # the rest is frozen for it, and has gradients
+    with stepguard.attach(model, optimizer, action=action, target=0.1, strict=True, **CADENCES[cadence]) as guard:
+        for clip in (None, 0.05):
+            prepared(model, optimizer, *batch, clip)
+            gradients, weights = norm(p.grad for p in model[3].parameters()), norm(model[3].parameters())
+            optimizer.step()
+            assert guard.last.gradient_norm == pytest.approx(gradients, rel=1e-6)
+            assert guard.last.weight_norm == pytest.approx(weights, rel=1e-6)
+            assert guard.last.tau * guard.last.scale != pytest.approx(0)
+
+
+def slopes_spread(model, old, x):
+    new = parameters_of(model)
+    a = dense_slopes(model, old, {n: new[n].double() - old[n].double() for n in old}, x)
+    return (a.amax(-1) - a.amin(-1)) / math.pi
+
+
+@pytest.mark.parametrize("estimator", ["forward", "secant"])
+def test_the_median_is_that_of_all_samples(estimator, batch):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with stepguard.attach(model, optimizer, action="observe", cadence="every", screen=estimator == "secant") as guard:
+        for _ in range(6):
+            old = parameters_of(model)
+            prepared(model, optimizer, *batch)
+            optimizer.step()
+    r_N = slopes_spread(model, old, batch[0]).sort().values
+    assert guard.last.estimator == estimator and guard.last.samples == len(r_N) == 6
+    assert guard.last.r == pytest.approx(r_N[-1].item(), rel=0.05)
+    assert guard.last.r_median == pytest.approx(r_N[2].item(), rel=0.05)
+
+
+def test_an_outlier_stands_out_of_its_batch_and_a_bad_batch_does_not(batch):
+    x, y = batch
+    found = {}
+    for name, factor in {"one": torch.tensor([30.0, 1, 1, 1, 1, 1]), "all": torch.full((6,), 30.0)}.items():
+        model = nn.Linear(12, 5)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with stepguard.attach(model, optimizer, action="observe", strict=True) as guard:
+            prepared(model, optimizer, x * factor[:, None], y)
+            optimizer.step()
+        found[name] = guard.last.r / guard.last.r_median
+    assert found["one"] > 10 and found["all"] < 5
+
+
+def test_tokens_that_the_loss_counts_are_the_samples():
+    model = nn.Linear(12, 5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = torch.randn(2, 7, 12), torch.randint(0, 5, (2, 7))
+    y[0, :3] = -100
+    with stepguard.attach(model, optimizer, strict=True) as guard:
+        optimizer.zero_grad()
+        F.cross_entropy(model(x).transpose(1, 2), y).backward()
+        optimizer.step()
+    assert guard.last.samples == 11
+
+
+@pytest.mark.parametrize("action", ["observe", "clamp"])
+def test_a_step_that_is_not_finite_says_what_was_not(action, batch):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with stepguard.attach(model, optimizer, action=action) as guard:
+        prepared(model, optimizer, *batch)
+        weights = norm(model.parameters())
+        model[0].weight.grad[0, 0] = math.inf
+        optimizer.step()
+    assert not guard.last.r < math.inf and guard.last.gradient_norm == math.inf
+    assert guard.last.weight_norm == pytest.approx(weights) and guard.last.samples is guard.last.r_median is None
+
+
+def test_norms_whose_squares_overflow_are_no_reason_to_withhold(batch):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-25)
+    with stepguard.attach(model, optimizer, strict=True) as guard:
+        prepared(model, optimizer, *batch, scale=1e25)
+        optimizer.step()
+    assert guard.last.gradient_norm == math.inf and guard.last.scale > 0 and guard.last.r < math.inf
+
+
+def test_what_a_scaler_has_yet_to_unscale_is_unknown(batch):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    with stepguard.attach(model, optimizer, strict=True) as guard:
+        scaler.scale(F.cross_entropy(model(batch[0]), batch[1])).backward()
+        scaler.step(optimizer)
+    assert guard.last.gradient_norm is None and guard.last.weight_norm > 0
+
+
+def test_a_prediction_knows_nothing_of_samples(batch):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with stepguard.attach(model, optimizer, strict=True) as guard:
+        for step in range(40):
+            prepared(model, optimizer, *batch, scale=1e6 if step == 39 else 1.0)
+            optimizer.step()
+    assert guard.last.estimator == "prediction" and guard.last.step == 39
+    assert guard.last.samples is guard.last.r_median is guard.last.weight_norm is None
+    assert guard.last.gradient_norm == pytest.approx(norm(p.grad for p in model.parameters()), rel=1e-6)
+
+
+def test_a_state_from_before_these_were_there_can_be_loaded(batch):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with stepguard.attach(model, optimizer) as guard:
+        prepared(model, optimizer, *batch)
+        optimizer.step()
+        state = guard.state_dict()
+        for name in ("gradient_norm", "weight_norm", "r_median", "samples"):
+            del state["last"][name]
+        guard.load_state_dict(state)
+    assert isinstance(guard.last, Reading) and guard.last.samples is None
