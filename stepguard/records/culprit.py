@@ -78,8 +78,7 @@ class Culprit(NamedTuple):
     @property
     def brief(self) -> str:
         """The same in half a line."""
-        most = f", mostly {next(iter(self.parameters))}" if self.parameters else ""
-        return f"sample {self.sample}, class {self.rising} over class {self.falling}{most}"
+        return f"sample {self.sample}, class {self.rising} over {self.falling}"
 
     def as_dict(self) -> dict[str, Any]:
         """Field names to values, for JSON."""
