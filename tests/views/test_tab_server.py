@@ -189,6 +189,12 @@ def test_tensorboard_finds_it_by_its_entry_point():
     assert f'[project.entry-points.tensorboard_plugins]\nstepguard = "{where}"\n' in project
 
 
+def test_a_tab_that_cannot_be_made_is_none_and_says_why(monkeypatch, caplog):
+    monkeypatch.setattr("stepguard.views.tensorboard.plugin.Store", None)
+    assert StepGuardLoader().load(SimpleNamespace(logdir="")) is None
+    assert "no StepGuard tab" in caplog.text
+
+
 BREAKS = {
     "a module that is missing": "sys.modules['stepguard.records'] = None",
     "a plugin that cannot be made": "from stepguard.views.tensorboard import plugin; plugin.Store = None",
