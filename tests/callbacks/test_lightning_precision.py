@@ -93,7 +93,7 @@ def test_steps_that_the_scaler_skips_are_skipped_steps(name, action, tmp_path):
     readings = [reading.step for reading in seen.readings]
     assert skipped[0] == 0 and len(skipped) < 6  # the scale is halved until it is small enough
     assert sorted(skipped + readings) == [*range(12)] and len(beside.made) == len(readings)
-    assert {event.kind for event in seen.events} <= {"skipped", "found", "clamp", "breach"}
+    assert {event.kind for event in seen.events} <= {"skipped", "found", "clamp", "breach", "culprit"}
     assert guard.guards[0].step == monitor.monitors[0].step == run.global_step == 12
 
 
