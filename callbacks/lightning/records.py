@@ -28,8 +28,6 @@ def lines_beside(trainer: Trainer, said: dict[str, Any], name: str, logged_step:
 def folder_of(trainer: Trainer) -> Path | None:
     """The folder of a run: TensorBoard's if there is one, else the first logger's, where Lightning's checkpoints go."""
     # Not trainer.log_dir: all ranks would have to ask for it, and without a logger it is there as well.
-    if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by the trainer's connector
-        return None
     boards = [logger for logger in trainer.loggers if isinstance(logger, classes("TensorBoardLogger", ".loggers"))]
     found = (_folder(logger) for logger in (*boards, *trainer.loggers))
     return next((Path(folder) for folder in found if folder and "://" not in folder), None)

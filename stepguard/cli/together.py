@@ -11,26 +11,28 @@ from typing import TypeVar
 import torch
 from rich.console import Console
 
-from stepguard.records import TensorBoard
+from stepguard.records import JsonLines, Recorder, TensorBoard
 
 F = TypeVar("F")
 
 
 def train_together(
-    runs: Mapping[str, Callable[[TensorBoard], Iterator[F]]],
+    runs: Mapping[str, Callable[[tuple[Recorder, ...]], Iterator[F]]],
     folder_of: Callable[[str], Path],
     take: Callable[[str, F, TensorBoard], None],
 ) -> None:
-    """Step i of every run before step i + 1 of any; each run is begun with a log of its own."""
+    """Step i of every run before step i + 1 of any; each run is begun with a log and records of its own."""
     logs = {name: TensorBoard(folder_of(name)) for name in runs}
-    training = [begin(logs[name]) for name, begin in runs.items()]
+    lines = {name: JsonLines(folder_of(name)) for name in runs}
+    training = [begin((logs[name], lines[name])) for name, begin in runs.items()]
     try:
         for frames in zip(*training, strict=True):
             for name, frame in zip(runs, frames, strict=True):
                 take(name, frame, logs[name])
     finally:
-        for log in logs.values():
-            log.close()
+        for name in runs:
+            logs[name].close()
+            lines[name].close()
 
 
 @contextmanager
@@ -52,7 +54,7 @@ def say_where(console: Console, folder: Path, picture: Path) -> None:
     """Tell where the picture is, and how to look at the logs."""
     for what, text in (
         ("picture", str(picture)),
-        ("logs", f"tensorboard --samples_per_plugin text=1000 --logdir {shlex.quote(str(folder))}"),
+        ("logs", f"stepguard dashboard {shlex.quote(str(folder))}"),
     ):
         console.print(f"{what:<8} {text}", markup=False, soft_wrap=True)
 

@@ -95,6 +95,7 @@ class Guard:
             handle.remove()
         self._change.return_gradients()
         self._probe.remove()
+        self._reporter.begins(self.step)  # with an optimizer that steps from elsewhere none did
         self._reporter.close()
         self._hooks, self._due = (), False
         if not self._ending:

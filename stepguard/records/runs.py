@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from stepguard.records.collapse import CollapseReading
 from stepguard.records.event_files import PATTERN
@@ -39,6 +40,8 @@ class Run:
         logged_steps: Where each of them lies on the axis of a trainer's own log, if there is one.
         notices: What could not be read.
         ended: Whether the process that wrote last has said that it is over; one that was killed has not.
+        bytes_read: How far it has been read.
+        bytes_left: What an update left to the next, because it was to read so much at most.
     """
 
     path: Path
@@ -51,57 +54,57 @@ class Run:
     logged_steps: dict[int, int] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     ended: bool = False
+    bytes_read: int = 0
+    bytes_left: int = 0
     _open: int = 0
-    _bytes: int = 0
     _lines: int = 0
     _begins: set[str] = field(default_factory=set)
     _writers: dict[str, int] = field(default_factory=dict)
     _events_by: list[str] = field(default_factory=list)
 
-    def update(self) -> bool:
-        """Read what has been written since the last time; returns whether that was anything."""
-        before = self._bytes
+    def update(self, most: float = math.inf) -> bool:
+        """Read what has been written since the last time, about ``most`` bytes; returns whether that was anything."""
+        before = self.bytes_read
         with open(self.path, "rb") as file:
-            if file.seek(0, os.SEEK_END) < self._bytes:  # it is another one by now
+            size = file.seek(0, os.SEEK_END)
+            if size < self.bytes_read:  # it is another one by now
                 vars(self).update(vars(Run(self.path, self.name)))
                 before = -1
-            file.seek(self._bytes)
-            while lines := file.readlines(AT_ONCE):
-                if not lines[-1].endswith(b"\n"):
-                    lines.pop()  # what has no end yet is still being written
-                if lines:
-                    self._read(lines)
-        return self._bytes != before
+            first = self.bytes_read
+            while self.bytes_read - first < most and (block := _whole_lines(file, self.bytes_read)):
+                self._read(block)
+        self.bytes_left = max(0, size - self.bytes_read) if self.bytes_read - first >= most else 0
+        return self.bytes_read != before
 
-    def _read(self, lines: list[bytes]) -> None:
-        if self._begins or not self._take(lines):
-            for line in lines:
-                self._lines += 1
-                if line.strip() and not self._take([line]):
-                    self._tell("no record, left out")
+    def _read(self, block: bytes) -> None:
+        count = block.count(b"\n")
+        if self._take(block, count):
+            self._lines += count
         else:
-            self._lines += len(lines)
-        self._bytes += sum(map(len, lines))
+            for line in block.split(b"\n")[:-1]:
+                self._lines += 1
+                if line.strip() and not self._take(line + b"\n", 1):
+                    self._tell("no record, left out")
+        self.bytes_read += len(block)
 
-    def _take(self, lines: list[bytes]) -> bool:
-        """Take all of them, or none; several only if no process begins or ends there."""
-        text = b",".join(lines)
+    def _take(self, block: bytes, count: int) -> bool:
+        """Take all of so many lines, or none; several only if no process begins or ends there."""
         try:
-            records = json.loads(b"[%s]" % text)
-            kinds = {r["kind"] for r in records}
-            if len(records) != len(lines) or (len(lines) > 1 and not kinds <= {*_STEPS}):
+            records = json.loads(b"[%s]" % block[:-1].replace(b"\n", b","))
+            kinds = {record["kind"] for record in records}
+            if len(records) != count or (count > 1 and not (kinds <= {*_STEPS} and self._goes_on(records))):
                 return False
             if "start" in kinds:
                 return self._start(records[0])
             if "end" in kinds:
                 return self._end()
-            found = {kind: [r for r in records if r["kind"] == kind] for kind in _STEPS}
-            odd = any(b'%s"' % number in text for number in (b"inf", b"nan"))
+            found = {kind: [r for r in records if r["kind"] == kind] if kind in kinds else [] for kind in _STEPS}
+            odd = b'inf"' in block or b'nan"' in block
             readings = self.readings.taken(found["reading"], odd)
             collapses = self.collapses.taken(found["collapse"], odd)
             events = [Event(r["step"], r["event"], r["message"], data=r.get("data")) for r in found["event"]]
-            steps = [r for some in found.values() for r in some]
-            times = {r["step"]: float(r.get("time", 0.0)) for r in steps}
+            steps = records if kinds <= {*_STEPS} else []
+            times = {r["step"]: r.get("time", 0.0) for r in steps}
         except (ValueError, KeyError, TypeError, AttributeError):
             return False
         if self._begins and steps:
@@ -113,6 +116,10 @@ class Run:
         self.times.update(times)
         self.logged_steps.update({r["step"]: r["logged_step"] for r in steps if "logged_step" in r})
         return True
+
+    def _goes_on(self, records: list[dict[str, Any]]) -> bool:
+        """Whether none of them is the first of its writer."""
+        return not self._begins or self._begins.isdisjoint(r.get("by", "") for r in records)
 
     def _start(self, values: dict[str, Any]) -> bool:
         # A guard and a monitor of one process both begin and both end.
@@ -157,7 +164,18 @@ class Run:
         self.notices.append(f"{self.path.name}, line {self._lines}: {what}")
 
 
-def read_runs(folder: str | PathLike[str], known: Iterable[Run] = (), scalars: bool = True) -> list[Run]:
+def _whole_lines(file: BinaryIO, start: int) -> bytes:
+    """The next of them; what has no end yet is still being written."""
+    file.seek(start)
+    block = file.read(AT_ONCE)
+    while b"\n" not in block and (more := file.read(AT_ONCE)):
+        block += more
+    return block[: block.rfind(b"\n") + 1]
+
+
+def read_runs(
+    folder: str | PathLike[str], known: Iterable[Run] = (), most: float = math.inf, scalars: bool = True
+) -> list[Run]:
     """Every run below a folder, by name; :meth:`Run.update` goes on reading one.
 
     Where a folder has no records but event files of TensorBoard, the run is made of our scalars and texts in them, as
@@ -166,6 +184,7 @@ def read_runs(folder: str | PathLike[str], known: Iterable[Run] = (), scalars: b
     Args:
         folder: Of a run, or of several.
         known: What an earlier call gave: of those only what is new is read, into the same objects.
+        most: How many bytes to read of each, about; the next call goes on.
         scalars: Whether to read event files, which takes long where others wrote them.
 
     Raises:
@@ -188,7 +207,7 @@ def read_runs(folder: str | PathLike[str], known: Iterable[Run] = (), scalars: b
     read = {run.path: run for run in known}
     runs = [read.get(run.path, run) for run in find_runs(root)]
     for run in runs:
-        run.update()
+        run.update(most)
     written = {run.path.parent for run in runs}
     for other in sorted({path.parent for path in root.rglob(PATTERN)} - written if scalars else ()):
         from stepguard.records.tensorboard_runs import scalar_runs  # which loads tensorboard

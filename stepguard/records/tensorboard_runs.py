@@ -55,7 +55,7 @@ class ScalarRun(Run):
     optimizer: str = ""
     _seen: tuple[int, ...] = ()
 
-    def update(self) -> bool:
+    def update(self, most: float = math.inf) -> bool:
         """Read what has been written since the last time; returns whether that was anything."""
         for file in self.files:
             file.read_on()

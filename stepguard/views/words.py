@@ -43,10 +43,10 @@ def softmax(course: Course) -> list[tuple[str, bool]]:
     # From the latest step on, not from the one at which the softmax was last looked at.
     left = reading.forecast - course.step
     if left < 1:
-        return [(f"{text}; collapse is due about now, if it goes on", True)]
+        return [(f"{text}; at this rate collapse is due now", True)]
     in_time = f", in {span(left / course.pace)}" if course.pace and not course.ended else ""
     near = reading.headroom_nats < _LITTLE or left < _SOON
-    return [(f"{text}; collapse at about step {reading.forecast:,.0f}{in_time}, if it goes on", near)]
+    return [(f"{text}; at this rate collapse at step {reading.forecast:,.0f}{in_time}", near)]
 
 
 def state(course: Course, now: float) -> tuple[str, bool]:

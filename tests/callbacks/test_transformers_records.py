@@ -1,5 +1,7 @@
 """Records of the Trainer of Hugging Face: in which folder, from which process, on which axis."""
 
+import os
+
 import pytest
 from toy_trainers import causal_lm, data, logged, tensorboard, trainer
 from transformers import TrainerState
@@ -82,6 +84,18 @@ def test_a_training_that_goes_on_appends(tmp_path):
     assert [r.step for r in records.readings] == list(range(12)) and len(records.starts) == 4
     assert records.logged_steps == {step: step + 1 for step in range(12)}
     assert [c.step for c in records.collapses] == list(range(0, 12, 2))
+
+
+def test_a_monitor_that_joins_a_run_takes_nothing_from_it(tmp_path):
+    settings = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 7}
+    guard, both = callbacks()[:1], callbacks()
+    trainer(tmp_path, causal_lm, *guard, **settings).train()
+    lines = tmp_path / "stepguard.jsonl"
+    lines.write_text(lines.read_text().replace(f'"pid": {os.getpid()}', '"pid": -1'))
+    trainer(tmp_path, causal_lm, *both, **settings).train(resume_from_checkpoint=str(tmp_path / "checkpoint-7"))
+    (records,) = read_runs(tmp_path)
+    assert [r.step for r in records.readings] == list(range(12))
+    assert [c.step for c in records.collapses] == [0, 2, 4]  # of its own five steps
 
 
 def test_a_folder_that_cannot_be_written_ends_nothing(tmp_path):

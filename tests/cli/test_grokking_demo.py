@@ -47,7 +47,7 @@ def test_without_a_terminal_it_is_readable_text(short):
     assert max(map(len, body)) <= 80
     assert body[:2] == ["addition modulo 113 from 40% of the pairs, lr 0.01", "seed 42"]
     assert [line.split("loss")[0].split() for line in body[2:4]] == [["epoch", "11", *run.split()] for run in RUNS]
-    assert f"--logdir {folder}" in done.stdout and f"{folder}/grokking.png" in done.stdout
+    assert f"stepguard dashboard {folder}" in done.stdout and f"{folder}/grokking.png" in done.stdout
     assert (folder / "grokking.png").read_bytes().startswith(b"\x89PNG")
 
 

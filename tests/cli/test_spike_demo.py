@@ -38,7 +38,7 @@ def test_without_a_terminal_it_is_readable_text(short):
     assert "\x1b" not in done.stdout
     body = [line for line in done.stdout.splitlines() if str(folder) not in line]
     assert max(map(len, body)) <= 80
-    assert f"--logdir {folder}" in done.stdout and f"{folder}/demo.png" in done.stdout
+    assert f"stepguard dashboard {folder}" in done.stdout and f"{folder}/demo.png" in done.stdout
     assert (folder / "demo.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -82,19 +82,19 @@ def test_a_disk_that_is_full_from_the_first_is_refused_at_once(tmp_path):
 
 
 def test_of_a_line_that_came_half_onto_the_disk_the_next_is_not_spoilt(tmp_path):
-    run = Run({"target": 0.02, "recorders": [JsonLines(tmp_path)]}, monitored=False)
+    run = Run({"target": 1e6, "recorders": [JsonLines(tmp_path)]}, monitored=False)  # a line a step
     run.steps(5)
     lines, before = tmp_path / "stepguard.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (lines.stat().st_size + 100, before[1]))
         with pytest.warns(UserWarning, match="could not write"):
-            run.steps(5)
+            run.steps(1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     run.steps(5)
     run.detach()
     (records,) = read_runs(tmp_path)
-    assert [r.step for r in records.readings] == [*range(5), *range(10, 15)] and len(records.notices) == 1
+    assert [r.step for r in records.readings] == [*range(5), *range(6, 11)] and len(records.notices) == 1
 
 
 # What may lie in the folder from an earlier run.

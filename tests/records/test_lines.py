@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from reference import mlp
 
 import stepguard
-from stepguard.records import CollapseReading, Event, JsonLines, Memory, Reading, read_runs
+from stepguard.records import CollapseReading, Event, JsonLines, Memory, Reading, Rows, read_runs, runs
 
 
 def reading(step, r=0.5):
@@ -99,6 +99,33 @@ def test_a_file_that_begins_anew_is_read_anew(tmp_path):
     assert run.update() and [r.step for r in run.readings] == [7]
 
 
+@pytest.mark.parametrize("most", [1, 400, 10**9])
+def test_a_large_file_can_be_read_by_and_by(tmp_path, monkeypatch, most):
+    monkeypatch.setattr(runs, "AT_ONCE", 700)  # two readings or three
+    write(tmp_path, *map(reading, range(20)), Event(20, "skipped", "x" * 2000))
+    read = read_runs(tmp_path, most=most)
+    for _ in range(30):
+        again = read_runs(tmp_path, read, most)
+        assert again[0] is read[0]
+    (run,) = read
+    assert [r.step for r in run.readings] == list(range(20)) and len(run.events) == 1
+    assert run.bytes_left == 0 and run.bytes_read == run.path.stat().st_size and not run.notices
+
+
+def test_readings_by_columns_are_a_list_of_them():
+    made = [reading(step, r=step / 10) for step in range(5)]
+    rows = Rows(Reading)
+    for one in made:
+        rows.append(one)
+    assert rows == made and list(rows) == made and len(rows) == 5 and bool(rows) and not Rows(Reading)
+    assert rows[-1] == made[-1] and rows[1:3] == made[1:3] and rows[::-2] == made[::-2] and made[2] in rows
+    assert rows != made[:4] and rows != [*made[:4], reading(9)]
+    rows.cut(3)
+    assert rows == made[:3] and rows.columns["r"] == [0.0, 0.1, 0.2]
+    with pytest.raises(IndexError):
+        rows[3]
+
+
 def test_runs_have_the_names_of_their_folders(tmp_path):
     write(tmp_path / "a" / "b", Event(0, "skipped", ""))
     write(tmp_path, Event(0, "skipped", ""), name="1")
@@ -171,6 +198,16 @@ def test_a_guard_and_a_monitor_count_for_themselves(tmp_path, monkeypatch, case,
     assert steps(run) == want and set(run.times) == set().union(*want)
 
 
+def test_a_monitor_that_comes_first_to_the_run_of_a_guard(tmp_path, monkeypatch):
+    write(tmp_path, reading(0), reading(1), about=GUARD)
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    monitor, guard = JsonLines(tmp_path, MONITOR), JsonLines(tmp_path, GUARD)
+    monitor.reading(collapse(0))
+    guard.reading(reading(0))
+    (run,) = read_runs(tmp_path)
+    assert steps(run) == [[0], [0], []]
+
+
 def test_the_axis_of_a_trainer_is_kept_beside(tmp_path):
     write(tmp_path, reading(0), reading(1), logged_step=iter([10, 15]).__next__)
     (run,) = read_runs(tmp_path)
@@ -184,3 +221,22 @@ def test_a_line_of_an_earlier_version_lacks_what_came_later(tmp_path):
     (run,) = read_runs(tmp_path)
     assert run.readings == [Reading(3, 2.0, 4.0, 2.0, 6.28, 0.5, 0.1, 0.05, 1.0)] and not run.notices
     assert run.readings[0].samples is run.readings[0].r_median is None
+
+
+@pytest.mark.filterwarnings("ignore:stepguard. take care")
+def test_what_is_said_at_attach_does_not_begin_a_run_anew(tmp_path, batch, monkeypatch):
+    monkeypatch.setattr("stepguard.guard.guard.cautions", lambda optimizer, changes: [("take care", False)])
+    model = mlp()
+    optimizer, state = torch.optim.SGD(model.parameters(), lr=0.1), None
+    for _ in range(2):
+        with stepguard.attach(model, optimizer, cadence="every", log_dir=tmp_path) as guard:
+            if state:
+                guard.load_state_dict(state)
+            for _ in range(3):
+                optimizer.zero_grad()
+                F.cross_entropy(model(batch[0]), batch[1]).backward()
+                optimizer.step()
+            state = guard.state_dict()
+    (run,) = read_runs(tmp_path)
+    assert [r.step for r in run.readings] == list(range(6))
+    assert [e.step for e in run.events if e.kind == "caution"] == [0, 3]

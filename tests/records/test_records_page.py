@@ -8,7 +8,7 @@ import torch
 from reference import mlp
 
 from stepguard.guard import CollapseSettings, Settings, about
-from stepguard.records import CollapseReading, Reading
+from stepguard.records import CollapseReading, Culprit, Reading
 
 PAGE = (Path(__file__).parents[2] / "docs" / "records.md").read_text()
 PARTS = dict(re.findall(r"^### `(\w+)`\n(.*?)(?=^##)", PAGE, re.MULTILINE | re.DOTALL))
@@ -21,6 +21,7 @@ def fields_of(settings):
 
 KINDS = {
     "reading": set(Reading._fields) - {"step"},
+    "event": set(Culprit._fields),
     "collapse": set(CollapseReading._fields) - {"step"},
     "start": fields_of(Settings()) | fields_of(CollapseSettings()) | {"schema", "pid"},
 }

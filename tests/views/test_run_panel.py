@@ -48,7 +48,7 @@ SHOWN = {
     "pace": "10 steps/s",
     "cost, of guard and monitor together": "cost 5.3%",
     "headroom": "softmax 2.8 nats of headroom",
-    "forecast of collapse": "collapse at about step 2,000, in 80 s",
+    "forecast of collapse": "at this rate collapse at step 2,000, in 80 s",
     "the first spike as one line": "clamp 31 50 step 80: r 268 -> 0.07",
     "the second spike": "clamp 10 1,190 step 1199: r 268 -> 0.07",
     "the forecast": "forecast 1 400 step 400: r = 0.06 will pass",
@@ -119,9 +119,9 @@ def test_bad_news_is_known_as_such():
 
 FORECASTS = {
     "none": (None, "softmax 3.0 nats of headroom", False),
-    "far": (5000.0, "softmax 3.0 nats of headroom; collapse at about step 5,000, in 82 min, if it goes on", False),
-    "near": (200.0, "softmax 3.0 nats of headroom; collapse at about step 200, in 2 min, if it goes on", True),
-    "past": (50.0, "softmax 3.0 nats of headroom; collapse is due about now, if it goes on", True),
+    "far": (5000.0, "softmax 3.0 nats of headroom; at this rate collapse at step 5,000, in 82 min", False),
+    "near": (200.0, "softmax 3.0 nats of headroom; at this rate collapse at step 200, in 2 min", True),
+    "past": (50.0, "softmax 3.0 nats of headroom; at this rate collapse is due now", True),
 }
 
 

@@ -26,7 +26,9 @@ def always_fresh(monkeypatch):
 
 @pytest.fixture
 def plugin(tmp_path):
-    return StepGuardPlugin(SimpleNamespace(logdir=str(tmp_path)))
+    plugin = StepGuardPlugin(SimpleNamespace(logdir=str(tmp_path)))
+    plugin._store._reader.join()  # which began before there was anything to read
+    return plugin
 
 
 def write(folder, *records):
@@ -185,6 +187,12 @@ def test_tensorboard_finds_it_by_its_entry_point():
     project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     where = f"{StepGuardLoader.__module__}:{StepGuardLoader.__name__}"
     assert f'[project.entry-points.tensorboard_plugins]\nstepguard = "{where}"\n' in project
+
+
+def test_a_tab_that_cannot_be_made_is_none_and_says_why(monkeypatch, caplog):
+    monkeypatch.setattr("stepguard.views.tensorboard.plugin.Store", None)
+    assert StepGuardLoader().load(SimpleNamespace(logdir="")) is None
+    assert "no StepGuard tab" in caplog.text
 
 
 BREAKS = {

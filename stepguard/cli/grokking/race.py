@@ -10,7 +10,7 @@ from rich.console import Console
 from stepguard.cli.grokking.options import Plan
 from stepguard.cli.grokking.training import Frame, PerpGrad, Run, train
 from stepguard.cli.together import folder_name, one_thread, say_where, train_together
-from stepguard.records import TensorBoard
+from stepguard.records import Recorder, TensorBoard
 from stepguard.views.console import watch
 from stepguard.views.grokking.look import GROKKING_LOOK
 from stepguard.views.grokking.milestones import milestones
@@ -49,8 +49,8 @@ def _runs(plan: Plan) -> dict[str, Run]:
 
 
 def _train(plan: Plan, folder: Path, histories: Histories, show: Callable[[str, Frame], None]) -> None:
-    def begin(run: Run) -> Callable[[TensorBoard], Iterator[Frame]]:
-        return lambda log: train(run._replace(recorders=(log,)))
+    def begin(run: Run) -> Callable[[tuple[Recorder, ...]], Iterator[Frame]]:
+        return lambda recorders: train(run._replace(recorders=recorders))
 
     def take(name: str, frame: Frame, log: TensorBoard) -> None:
         reached = tuple(milestones(histories[name], frame))

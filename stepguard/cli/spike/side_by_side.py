@@ -10,7 +10,7 @@ from stepguard.cli.spike.models import MODELS
 from stepguard.cli.spike.options import Plan
 from stepguard.cli.spike.training import Frame, Run, Spike, train
 from stepguard.cli.together import folder_name, one_thread, say_where, train_together
-from stepguard.records import TensorBoard
+from stepguard.records import Recorder, TensorBoard
 from stepguard.views.console import watch
 from stepguard.views.frame import r_taken
 from stepguard.views.spike.look import spike_look
@@ -63,8 +63,8 @@ def _runs(plan: Plan, seed: int) -> dict[str, Run]:
 
 
 def _train(plan: Plan, seed: int, folder: Path, histories: Histories, show: Callable[[str, Frame], None]) -> None:
-    def begin(run: Run) -> Callable[[TensorBoard], Iterator[Frame]]:
-        return lambda log: train(run._replace(recorders=(log,)))
+    def begin(run: Run) -> Callable[[tuple[Recorder, ...]], Iterator[Frame]]:
+        return lambda recorders: train(run._replace(recorders=recorders))
 
     def take(name: str, frame: Frame, log: TensorBoard) -> None:
         histories[name][-1].append(frame)

@@ -21,6 +21,7 @@ def about(tables: Tables) -> dict[str, Any]:
     run = tables.run
     last = run.readings[-1] if run.readings else None
     collapse = run.collapses[-1] if run.collapses else None
+    steps = [rows[end].step for rows in (run.readings, run.collapses, run.events) if rows for end in (0, -1)]
     return {
         "name": run.name,
         "version": tables.version,
@@ -28,11 +29,12 @@ def about(tables: Tables) -> dict[str, Any]:
         "collapses": len(run.collapses),
         "events": len(run.events),
         "breaches": tables.breaches(),
-        "first": min(run.times, default=None),
-        "last": max(run.times, default=None),
+        "first": min(steps, default=None),
+        "last": max(steps, default=None),
         "r": _number(last.r) if last else None,
         "target": last.target if last else None,
         "dtype": collapse.dtype if collapse else None,
+        "ended": run.ended,
         "notices": run.notices[-5:],
     }
 

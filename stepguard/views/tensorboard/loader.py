@@ -11,7 +11,7 @@ class StepGuardLoader(TBLoader):  # type: ignore[misc]
 
     def load(self, context: Any) -> Any:
         """The plugin; None, which TensorBoard passes over, if it cannot be had."""
-        # TensorBoard dies of whatever comes out of a plugin while it starts, an import error included.
+        # Imported here: TensorBoard dies of an import error in the module that its entry point names.
         try:
             from stepguard.views.tensorboard.plugin import StepGuardPlugin
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,7 @@ class StepGuardPlugin(TBPlugin):  # type: ignore[misc]
     def __init__(self, context: Any):
         self._store = Store(Path(context.logdir or ".").expanduser())
         if context.logdir:
-            # Read before anyone looks: a million readings take some seconds.
-            threading.Thread(target=self._read_ahead, name="stepguard", daemon=True).start()
+            self._store.catch_up(patience=0)  # read before anyone looks: a million readings take some seconds
 
     def get_plugin_apps(self) -> dict[str, Any]:
         files = {f"/{path.name}": _file(path) for path in STATIC.iterdir() if path.suffix in TYPES}
@@ -40,16 +38,10 @@ class StepGuardPlugin(TBPlugin):  # type: ignore[misc]
     def frontend_metadata(self) -> Any:
         return FrontendMetadata(es_module_path="/index.js", tab_name="StepGuard", disable_reload=True)
 
-    def _read_ahead(self) -> None:
-        try:
-            with self._store.runs():
-                pass
-        except Exception:  # whoever asks for it next is told
-            logging.getLogger("tensorboard").debug("stepguard could not read ahead", exc_info=True)
-
     def _runs(self, request: Request) -> dict[str, Any]:
         with self._store.runs() as runs:
-            return {"logdir": str(self._store.root), "runs": [answers.about(tables) for tables in runs.values()]}
+            about = [answers.about(tables) for tables in runs.values()]
+            return {"logdir": str(self._store.root), "read": self._store.read(), "runs": about}
 
     def _series(self, request: Request) -> dict[str, Any]:
         first, last = _range(request)

@@ -35,7 +35,7 @@ def extremes(table: Table, names: Sequence[str], buckets: int) -> NDArray[np.int
     Example:
         >>> table = {"step": np.arange(6.0), "r": np.array([1.0, 9.0, 2.0, 3.0, 0.0, 4.0])}
         >>> extremes(table, ["r"], 2)
-        array([0, 1, 3, 4, 5])
+        array([0, 1, 4, 5])
     """
     step = table["step"]
     if len(step) <= buckets:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ from stepguard.views.tensorboard.tables import Tables
 
 FRESH = 2.0
 """Seconds for which what was read is taken to be all there is."""
+PATIENCE = 0.5
+"""Seconds that an answer waits for what is new; then it tells what there is so far."""
+AT_ONCE = 2**24
+"""Bytes that are read before others may look."""
 
 
 class Store:
@@ -24,8 +29,10 @@ class Store:
     def __init__(self, root: Path):
         self.root = root
         self._lock = threading.Lock()
+        self._reader: threading.Thread | None = None
+        self._error: Exception | None = None
         self._tables: dict[str, Tables] = {}
-        self._read = self._looked = -FRESH
+        self._read = self._looked = -math.inf
         self._there = False
 
     def there(self) -> bool:
@@ -37,17 +44,50 @@ class Store:
 
     @contextmanager
     def runs(self) -> Iterator[dict[str, Tables]]:
-        """The runs by name; they hold still until the block ends."""
+        """The runs by name, as far as they have been read; they hold still until the block ends.
+
+        Raises:
+            OSError: If one could not be read.
+        """
+        self.catch_up()
         with self._lock:
-            if time.monotonic() - self._read > FRESH:
-                self._update()
-                self._read = time.monotonic()
+            error, self._error = self._error, None
+            if error:
+                raise error
             yield self._tables
 
+    def catch_up(self, patience: float = PATIENCE) -> None:
+        """Read what is new, in a thread that goes on when our patience ends."""
+        with self._lock:
+            if not (self._reader and self._reader.is_alive()):
+                if time.monotonic() - self._read < FRESH:
+                    return
+                self._reader = threading.Thread(target=self._update, name="stepguard", daemon=True)
+                self._reader.start()
+            reader = self._reader
+        reader.join(patience)
+
+    def read(self) -> float:
+        """Share of what is there that has been read."""
+        done, left = (sum(getattr(t.run, name) for t in self._tables.values()) for name in ("bytes_read", "bytes_left"))
+        return done / (done + left) if left else 1.0
+
     def _update(self) -> None:
+        left = True
+        while left:
+            with self._lock:
+                try:
+                    left = self._read_on()
+                except Exception as error:  # for who asks next
+                    self._error, left = error, False
+                self._read = time.monotonic()
+            time.sleep(0.001)  # let in who waits for the lock
+
+    def _read_on(self) -> bool:
         known = {id(tables.run): tables for tables in self._tables.values()}
         try:
-            runs = read_runs(self.root, [tables.run for tables in known.values()], scalars=False)
+            runs = read_runs(self.root, [t.run for t in known.values()], AT_ONCE / max(1, len(known)), scalars=False)
         except FileNotFoundError:  # no folder yet, or a run that was deleted while we looked
-            runs = [] if not self.root.is_dir() else [t.run for t in known.values() if t.run.path.exists()]
+            runs = [t.run for t in known.values() if t.run.path.exists()]
         self._tables = {run.name: known.get(id(run)) or Tables(run) for run in runs}
+        return any(run.bytes_left for run in runs)

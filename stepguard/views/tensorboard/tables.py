@@ -11,10 +11,11 @@ CHARTS = {
     "r": ("readings", ("r",)),
     "lengths": ("readings", ("tau", "rho")),
     "rates": ("readings", ("lr", "lr_applied", "lr_safe")),
-    "cost": ("readings", ("cost_share",)),
     "headroom": ("collapses", ("headroom_nats", "headroom_min", "headroom_median")),
     "shares": ("collapses", ("collapse", "zero_terms")),
     "alignment": ("collapses", ("nlm_alignment",)),
+    "cost": ("readings", ("cost_share",)),
+    "monitor-cost": ("collapses", ("cost_share",)),
 }
 """What is drawn together: which records, and which of their fields."""
 
@@ -32,7 +33,7 @@ class Tables:
         """Another one whenever something came."""
         run = self.run
         began = run.starts[-1].get("time") if run.starts else None
-        return f"{len(run.starts)}-{began}-{len(run.readings)}-{len(run.collapses)}-{len(run.events)}"
+        return f"{len(run.starts)}-{began}-{len(run.readings)}-{len(run.collapses)}-{len(run.events)}-{run.ended}"
 
     def table(self, records: str, names: tuple[str, ...]) -> dict[str, Numbers]:
         """Columns of ``readings`` or ``collapses``, with their steps."""

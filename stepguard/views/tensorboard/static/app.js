@@ -7,6 +7,7 @@ import { Runs } from "./runs.js";
 import { themeSwitch } from "./theme.js";
 
 const EVERY = 5000; // milliseconds
+const SOON = 700; // while there is more to read
 
 class App {
   constructor(body) {
@@ -43,6 +44,7 @@ class App {
   // Asks for the runs, then for what is new of those that are shown.
   async poll() {
     clearTimeout(this.timer);
+    let every = EVERY;
     try {
       const found = await ask("runs");
       this.runs.take(found);
@@ -50,12 +52,13 @@ class App {
       this.full.hidden = !this.empty.hidden;
       if (this.full.hidden) this.empty.replaceChildren(...hints(found.logdir));
       await this.refresh();
-      this.state.textContent = "";
+      this.state.textContent = found.read < 1 ? `Reading, ${Math.floor(100 * found.read)}% done` : "";
+      every = found.read < 1 ? SOON : EVERY;
     } catch (error) {
       this.state.textContent = `No answer (${error.message}); trying again.`;
     }
     clearTimeout(this.timer);
-    if (this.live.checked && !document.hidden) this.timer = setTimeout(() => this.poll(), EVERY);
+    if (this.live.checked && !document.hidden) this.timer = setTimeout(() => this.poll(), every);
   }
 
   async refresh() {
@@ -77,6 +80,8 @@ class App {
   draw(anew = false) {
     const runs = this.runs.shown().filter((run) => run.data);
     for (const chart of this.charts) chart.draw(runs, anew);
+    const small = this.charts.filter((chart) => !chart.element.hidden && !chart.kind.wide);
+    small.forEach((chart, i) => chart.element.classList.toggle("last", i === small.length - 1 && i % 2 === 0));
     const [low, high] = this.range();
     this.steps.textContent = !runs.length ? "" : `steps ${whole(low)} to ${whole(high)}, ${plural(runs.length, "run")}`;
     this.all.disabled = !this.view;

@@ -15,7 +15,7 @@ export function zone(u, value, name, upwards = false) {
 }
 
 // A labelled line across; none where it would lie outside.
-export function limit(u, value, label, strong = true) {
+export function limit(u, value, label, strong = true, side = "right") {
   const y = u.valToPos(value, "y", true);
   const { left, top, width, height } = u.bbox;
   if (!(y >= top && y <= top + height)) return;
@@ -29,9 +29,15 @@ export function limit(u, value, label, strong = true) {
   ctx.lineTo(left + width, y);
   ctx.stroke();
   ctx.font = `${11 * devicePixelRatio}px ${getComputedStyle(document.body).fontFamily}`;
-  ctx.textAlign = "right";
+  ctx.textAlign = side;
   ctx.textBaseline = y - top < 16 * devicePixelRatio ? "top" : "bottom";
-  ctx.fillText(label, left + width - 6 * devicePixelRatio, y + (ctx.textBaseline === "top" ? 3 : -2));
+  const x = side === "right" ? left + width - 6 * devicePixelRatio : left + 6 * devicePixelRatio;
+  const base = y + (ctx.textBaseline === "top" ? 3 : -2) * devicePixelRatio;
+  ctx.setLineDash([]);
+  ctx.strokeStyle = ink("paper"); // so that it can be read over lines
+  ctx.lineWidth = 3 * devicePixelRatio;
+  ctx.strokeText(label, x, base);
+  ctx.fillText(label, x, base);
   ctx.restore();
 }
 

@@ -48,7 +48,8 @@ export const CHARTS = [
         limit(u, 0, `collapse in ${dtype}`);
         for (const other in NATS) {
           const nats = (NATS[dtype] - NATS[other]) * Math.LN2;
-          if (other !== dtype && NATS[dtype]) limit(u, nats, `would be in ${other}`, false);
+          if (other !== dtype && NATS[dtype])
+            limit(u, nats, `would be in ${other}`, false, other === "float16" ? "left" : "right");
         }
       }
     },
@@ -70,8 +71,15 @@ export const CHARTS = [
   },
   {
     name: "cost",
-    title: "Cost: stepguard's share of the time",
+    title: "Cost: the guard's share of the time",
     help: "Since the reading before.",
+    columns: { cost_share: "share" },
+    reach: () => [0],
+  },
+  {
+    name: "monitor-cost",
+    title: "Cost: the collapse monitor's share of the time",
+    help: "Of everything since the reading before.",
     columns: { cost_share: "share" },
     reach: () => [0],
   },

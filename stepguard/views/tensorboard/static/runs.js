@@ -77,7 +77,7 @@ export class Runs {
     const style = dash(run.number).length ? (dash(run.number)[0] > 4 ? "dashed" : "dotted") : "solid";
     line.style.borderTop = `3px ${style} ${colour(run.number)}`;
     const far = [
-      `step ${whole(about.last)}`,
+      `step ${whole(about.last)}${about.ended ? ", ended" : ""}`,
       about.r == null ? null : `r ${short(about.r)}`,
       about.breaches ? `${whole(about.breaches)} beyond` : null,
     ];

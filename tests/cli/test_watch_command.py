@@ -16,10 +16,12 @@ from stepguard.records import Event, JsonLines, Reading, breach_event
 
 WATCH = [sys.executable, "-m", "stepguard.cli", "watch"]
 GROWS = """
-import sys, time
+import pathlib, sys, time
 from stepguard.records import JsonLines, Reading, breach_event
 lines = JsonLines(sys.argv[1])
 for step in range(40):
+    while step == 10 and not pathlib.Path(sys.argv[1]).with_name("go").exists():
+        time.sleep(0.02)  # whoever looks has seen the beginning
     r = 5.0 if step >= 20 else 0.1
     reading = Reading(step, r, r, 1.0, 3 * r, 1 / r if r > 1 else 1.0, 0.1, 0.1, 1.0)
     lines.reading(reading)
@@ -58,8 +60,9 @@ def growing(tmp_path):
 
 def test_in_a_terminal_a_growing_run_is_followed_and_ctrl_c_ends_it(growing):
     with Program([*WATCH, str(growing), "--every", "0.1"], width=100, height=24) as program:
-        assert program.until("now  running")
-        assert program.until("0 of ") and program.until("20 of 40 readings beyond")
+        assert program.until("now  running") and program.until("0 of ")
+        (growing / "go").touch()
+        assert program.until("20 of 40 readings beyond")
         assert program.until("now  ended") and program.until("clamp     20")
         picture = program.screen.text
         assert "?1049h" in program.screen.modes and "?1049l" not in program.screen.modes
@@ -73,7 +76,10 @@ def test_in_a_terminal_a_growing_run_is_followed_and_ctrl_c_ends_it(growing):
 def test_without_a_terminal_lines_come_as_it_grows_and_end_with_it(growing):
     command = [*WATCH, growing, "--every", "0.1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        came = [(time.monotonic(), line.rstrip()) for line in process.stdout]
+        came = []
+        for line in process.stdout:
+            came.append((time.monotonic(), line.rstrip()))
+            (growing / "go").touch()
     assert process.returncode == 0
     lines = [line for _, line in came]
     assert lines[0].startswith("now: step ") and "0 of" in lines[0]
