@@ -67,7 +67,7 @@ def test_ranks_decide_as_one(ranks, tmp_path):
     assert [e.kind for e in events if e.step == 3] == ["unmeasured"]
     assert len(list((tmp_path / "log").glob("events*"))) == 1  # the first rank alone writes
     (run,) = read_runs(tmp_path / "log")
-    assert repr(run.readings) == repr(readings) and [s["world_size"] for s in run.starts] == [ranks]
+    assert repr([*run.readings]) == repr(readings) and [s["world_size"] for s in run.starts] == [ranks]
     assert {(r.gradient_norm, r.weight_norm) for r in readings[:3]} == {
         (r.gradient_norm, r.weight_norm) for r in others[0][1][:3]
     }
