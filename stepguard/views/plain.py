@@ -46,7 +46,8 @@ class PlainView(Generic[F]):
         frame = self._unshown.pop(run)
         self._say(f"{self._look.unit} {frame.step:>4}  {run:<{self._width}}  {self._look.line(frame)}")
         for (whose, kind), tally in self._tallies.items():
-            if whose == run and (more := tally.times - self._told[run, kind].times):
+            # Where one breach comes from is worth a line, how many were looked at is not.
+            if whose == run and kind != "culprit" and (more := tally.times - self._told[run, kind].times):
                 self._say(
                     f"  ! {run:<{self._width}}  and {more} more: {kind}, latest {brief(tally.latest, self._look.unit)}"
                 )

@@ -20,7 +20,7 @@ def facts(course: Course) -> list[tuple[str, bool]]:
         said.append((f"lr {reading.lr:.3g}" + (f" -> {reading.lr_applied:.3g}" if changed else ""), changed))
         if reading.lr_safe is not None:
             said.append((f"safe up to {reading.lr_safe:.3g}", False))
-        said.append((f"{course.beyond:,} of {course.measured:,} readings beyond", bool(course.beyond)))
+        said.append((f"{course.beyond:,} of {course.measured:,} readings beyond", reading.breach))
     if course.pace:
         said.append((f"{course.pace:.3g} steps/s", False))
     shares = [r.cost_share for r in (course.reading, course.collapse) if r is not None and r.cost_share is not None]
