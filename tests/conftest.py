@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.overrides import _get_current_function_mode_stack, _pop_mode
 
 # Small tensors gain nothing from threads, and lose much where cores are shared.
 torch.set_num_threads(1)
@@ -21,6 +22,15 @@ def nothing_compiled_before():
     if dynamo and dynamo.counters:
         torch.compiler.reset()  # it counts how often one and the same function is compiled
         dynamo.counters.clear()  # and these are how we know that something was
+
+
+@pytest.fixture(autouse=True)
+def no_mode_is_left():
+    yield
+    left = _get_current_function_mode_stack()
+    for _ in left:
+        _pop_mode()
+    assert not left, f"a guard was not detached, and would watch the tests that follow: {left}"
 
 
 @pytest.fixture

@@ -143,8 +143,10 @@ def test_what_is_refused_leaves_no_file(tmp_path):
             self.guard = attach(self, optimizers[0])
             return optimizers, schedulers
 
+    module = Guarded()
     with pytest.raises(MisconfigurationException, match="guarded already"):
-        fit(tmp_path, StepGuard(), module=Guarded())
+        fit(tmp_path, StepGuard(), module=module)
+    module.guard.detach()
     assert not list(Path(tmp_path).rglob("*.jsonl"))
 
 
