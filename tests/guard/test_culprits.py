@@ -368,6 +368,7 @@ def test_no_tensor_is_left_behind(monkeypatch):
 
         for _ in range(4):
             step()
+            gc.collect()  # what other tests have left goes in several rounds
         counts = []
         for explains in (False, True):
             monkeypatch.setattr(Culprits, "wants", lambda self, step, r, explains=explains: explains)
@@ -377,7 +378,7 @@ def test_no_tensor_is_left_behind(monkeypatch):
             step()
             counts.append(sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects()))
             gc.enable()
-        assert guard.culprit.step == 7 and counts[0] == counts[1]
+        assert guard.culprit.step == 7 and counts[1] <= counts[0]  # the rest of theirs may still go
 
 
 # Records
