@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -216,23 +216,29 @@ class Guard:
         why, unwatched = self._pacing.why(self.step, groups if not withheld else None, unwatched)
         asked = Asked(tau, self._pacing.rates, sum(norm > 0 for norm in norms))
         if why is None or (why == "old" and unwatched):  # the next one will be watched, and do as well
-            if tau == 0:
-                self._reporter.skipped(self.step)
-            elif tau < math.inf:
-                self._calm.scale(0.0, self._settings.target, asked)
-            if self._previous_end is not None:
-                self._pacing.unread(started - self._previous_end)
+            with self._going_on():
+                if tau == 0:
+                    self._reporter.skipped(self.step)
+                elif tau < math.inf:
+                    self._calm.scale(0.0, self._settings.target, asked)
+                if self._previous_end is not None:
+                    self._pacing.unread(started - self._previous_end)
             return
-        with uninterrupted():
-            try:
-                if unwatched:
-                    self._make_harmless(groups, asked, why, failure)
-                else:
-                    self._act(seen, norms, groups, asked, why, failure, started)
-            except Exception as error:  # what can fail is caught where it does; this is for what nobody thought of
-                if self._settings.strict:
-                    raise
-                self._reporter.cannot(self.step, error, "was not looked after to its end")
+        with uninterrupted(), self._going_on():
+            if unwatched:
+                self._make_harmless(groups, asked, why, failure)
+            else:
+                self._act(seen, norms, groups, asked, why, failure, started)
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """What can fail is caught where it does; this is for what nobody thought of."""
+        try:
+            yield
+        except Exception as error:
+            if self._settings.strict:
+                raise
+            self._reporter.cannot(self.step, error, "was not looked after to its end")
 
     def _act(
         self,

@@ -351,3 +351,19 @@ def test_running_averages_of_a_checkpoint_loaded_after_attach_are_kept(batch):
         model.load_state_dict(trained.state_dict())
         run(model, optimizer, [(x * math.nan, y)])
     torch.testing.assert_close(model.state_dict(), trained.state_dict(), rtol=0, atol=0)
+
+
+def test_what_nobody_thought_of_does_not_end_a_calm_step(monkeypatch):
+    def fail(*args):
+        raise ZeroDivisionError("nobody thought of it")
+
+    model, memory = mlp(), Memory()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with stepguard.attach(model, optimizer, recorders=[memory]) as guard:
+        x, y = torch.randn(6, 12), torch.randint(0, 5, (6,))
+        run(model, optimizer, [(x, y)] * 14)
+        assert len(memory.readings) < guard.step == 14  # it is calm by now
+        monkeypatch.setattr("stepguard.guard.calm.Calm.scale", fail)
+        with pytest.warns(UserWarning, match="nobody thought of it"):
+            run(model, optimizer, [(x, y)] * 3)
+        assert guard.step == 17
