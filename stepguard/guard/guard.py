@@ -25,7 +25,7 @@ from stepguard.guard.ranks import Ranks, rank
 from stepguard.guard.reporter import log
 from stepguard.guard.samples import NO_SAMPLES, over_samples
 from stepguard.guard.step_reporter import StepReporter
-from stepguard.probe import NOTHING_SEEN, Manner, NoSoftmaxError, Probe, Screen, SeenStep, no_modes
+from stepguard.probe import NOTHING_SEEN, Manner, NoSoftmaxError, Probe, Screen, SeenStep, input_sizes, no_modes
 from stepguard.records import Culprit, Reading, Recorder
 
 _MOVED = (
@@ -226,7 +226,7 @@ class Guard:
             return
         with uninterrupted(), self._going_on():
             if unwatched:
-                self._make_harmless(groups, asked, why, failure)
+                self._make_harmless(seen, groups, asked, why, failure)
             else:
                 self._act(seen, norms, groups, asked, why, failure, started)
 
@@ -277,7 +277,7 @@ class Guard:
             culprit = self._explain(seen, norms, spreads, mine)
             self._change.rescale(scale)
             self._pacing.read(self.step, r, groups or [], seconds)
-            self._report(r, tau, scale, why, self._probe.method)
+            self._report(seen, r, tau, scale, why, self._probe.method)
             if culprit:
                 self.culprit = culprit
                 self._reporter.tell(culprit.event())
@@ -312,7 +312,9 @@ class Guard:
         scale = self._calm.scale(r, target, asked)
         return scale if self._settings.clamp_to == "calm" else min(target / r, 1.0) if r else 1.0
 
-    def _make_harmless(self, groups: list[float] | None, asked: Asked, why: Why, failure: Exception | None) -> None:
+    def _make_harmless(
+        self, seen: SeenStep, groups: list[float] | None, asked: Asked, why: Why, failure: Exception | None
+    ) -> None:
         """Of a step that may be near the limit but came unwatched: shorten it to what need not be measured."""
         r, scale = self._pacing.unseen(self.step, groups) if groups else (math.nan, 1.0)
         if r > self._settings.target:
@@ -326,7 +328,7 @@ class Guard:
             return
         scale = 1.0 if self._settings.action == "observe" else -cut
         self._change.rescale(scale)
-        self._report(r, asked.tau, scale, why, "prediction")
+        self._report(seen, r, asked.tau, scale, why, "prediction")
 
     def _measure(self, seen: SeenStep, norms: list[float], why: Why) -> Tensor:
         moved = self._change.moves(norms)
@@ -337,10 +339,11 @@ class Guard:
         if self._probe.estimator.kind != before:
             self._reporter.fell_back(self.step, self._probe.estimator.reason)
         self._reporter.judged(self.step, self._probe.found, self._probe.estimator.kind)
-        self._samples = over_samples(spreads, self._settings.quantile)
+        self._samples = over_samples(spreads, self._settings.quantile, self._probe.losses)
+        self._probe.losses = None
         return spreads
 
-    def _report(self, r: float, tau: float, scale: float, why: Why, estimator: str) -> None:
+    def _report(self, seen: SeenStep, r: float, tau: float, scale: float, why: Why, estimator: str) -> None:
         # An optimizer that sets its own rate, such as Adafactor's relative steps, has None here.
         rates = [group.get("lr") for group in self._optimizer.param_groups]
         lr = max((float(rate) for rate in rates if rate is not None), default=math.nan)
@@ -361,6 +364,9 @@ class Guard:
             weight_norm=self._change.weight_norm() if estimator != "prediction" else None,
             r_median=self._samples.median,
             samples=self._samples.number,
+            loss=self._samples.loss,
+            loss_max=self._samples.loss_max,
+            **_of_inputs(seen),
         )
         held = self._calm.held if self._calm.says_so else 0
         self._reporter.reading(self.last, held, self._crossing(r, lr) if estimator != "prediction" else None)
@@ -372,3 +378,12 @@ class Guard:
             self._outlook.schedule = None
             self._reporter.no_forecast(error)
             return None
+
+
+def _of_inputs(seen: SeenStep) -> dict[str, Any]:
+    try:
+        sizes = input_sizes(seen.inputs)
+    except Exception as error:  # data of a kind of its own; the step is measured, and that is what counts
+        log.debug("stepguard: inputs have no size (%s: %s)", type(error).__name__, error)
+        return {}
+    return {"inputs": sizes.number, "input_norm": sizes.median, "input_norm_max": sizes.largest} if sizes else {}

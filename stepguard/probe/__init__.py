@@ -1,6 +1,7 @@
 """Look at a live model without touching it: how its loss comes to its logits, the batch again, the slopes."""
 
 from stepguard.probe.explain import Explanation
+from stepguard.probe.inputs import InputSizes, input_sizes
 from stepguard.probe.mode_stack import no_modes
 from stepguard.probe.outline import now
 from stepguard.probe.probe import NoSoftmaxError, Probe, Screen
@@ -12,6 +13,7 @@ from stepguard.probe.watch import NOTHING_SEEN, SeenStep
 __all__ = [
     "NOTHING_SEEN",
     "Explanation",
+    "InputSizes",
     "Manner",
     "NoSoftmaxError",
     "Probe",
@@ -19,6 +21,7 @@ __all__ = [
     "SeenStep",
     "check_sharding",
     "copies",
+    "input_sizes",
     "is_sharded",
     "logit_slopes",
     "no_modes",

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from stepguard.probe.outline import FunctionCall, ModuleCall, Picked, Reached, Ref, SoftmaxCall, Step, upstream
+from stepguard.probe.outline import FunctionCall, Held, ModuleCall, Picked, Reached, Ref, SoftmaxCall, Step, upstream
 from stepguard.probe.rerun import Target
-from stepguard.probe.softmax import GATES, LOG_SOFTMAXES, LOGARITHMS
+from stepguard.probe.softmax import GATES, LOG_SOFTMAXES, LOGARITHMS, argument
 from stepguard.probe.wide_head import REARRANGING
 
 
@@ -18,6 +18,7 @@ def batches(reached: Iterable[Reached]) -> list[list[Target]]:
     taken = [r for r in reached if isinstance(r, SoftmaxCall)]
     calls = {s.call for s in taken if isinstance(s.call, FunctionCall)}
     # A softmax on its own may be anything, unless its logarithm is taken; and nll_loss takes none of its own.
+    _name_labels(taken)
     logged = {c for call in calls if call.name in LOGARITHMS for c in _functions_before(call)}
     targets: list[Target] = [s for s in taken if _is_loss(s.call, logged)]
     targets += [r for r in reached if isinstance(r, Picked)]
@@ -64,6 +65,17 @@ def _is_told_before(call: FunctionCall) -> bool:
         if node.name not in REARRANGING | LOGARITHMS:
             return False
     return False
+
+
+def _name_labels(taken: list[SoftmaxCall]) -> None:
+    """Tell a log_softmax what the nll_loss behind it takes for labels."""
+    by_call = {s.call: s for s in taken}
+    for call in by_call:
+        if isinstance(call, FunctionCall) and call.name == "nll_loss" and len(call.inputs) == 1:
+            source = by_call.get(call.inputs[0].node)  # type: ignore[call-overload]
+            target = argument(call.args, call.kwargs, 1, "target")
+            if source is not None and isinstance(target, Held):
+                source.labels = target.tensor
 
 
 def _functions_before(call: Step) -> set[FunctionCall]:

@@ -44,6 +44,7 @@ class SlopeEstimator:
         kind: Which of the two is in use.
         reason: Why it is not forward mode; empty if it is.
         quick: Whether a secant agreed with forward mode when they were last compared.
+        losses: Of each softmax that was measured last, the cross-entropy of its samples, where that is known.
     """
 
     def __init__(self) -> None:
@@ -51,6 +52,7 @@ class SlopeEstimator:
         self.kind: Kind = "forward"
         self.reason = ""
         self.quick = False
+        self.losses: list[Tensor | None] = []
         self._measured = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -66,8 +68,14 @@ class SlopeEstimator:
         """The same by a secant, in one forward pass; None if that cannot be relied on, or a check is due."""
         if not self.quick or self._check_is_due:
             return None
+
+        def beside(scale: float) -> list[tuple[Softmax, Softmax]] | None:
+            pairs = rerun.beside(scale)
+            self.losses = [before.losses() for before, _ in pairs or ()]
+            return pairs
+
         with torch.no_grad():
-            spreads = spreads_by_secant(rerun.beside, expected)
+            spreads = spreads_by_secant(beside, expected)
         self._measured += spreads is not None
         return spreads
 
@@ -82,6 +90,7 @@ class SlopeEstimator:
         if self.kind == "forward":
             try:
                 result, spreads = _spreads_along(rerun)
+                self._look_at(result)
                 rerun.recognise(result, closely=check)
             except (torch.OutOfMemoryError, UntraceableError, OtherLogitsError):
                 raise
@@ -123,6 +132,10 @@ class SlopeEstimator:
             )
             return sample_of(before, softmax, counted, lambda _: slopes)
 
+    def _look_at(self, result: Result) -> None:
+        with torch.no_grad():
+            self.losses = [softmax.losses() for softmax in result.softmaxes]
+
     @property
     def _check_is_due(self) -> bool:
         return (self._measured + 1).bit_count() == 1
@@ -133,6 +146,7 @@ class SlopeEstimator:
         return spreads is not None and abs(largest_r(spreads) - r) <= _AGREEMENT * r
 
     def _differences(self, rerun: Rerun, result: Result, aim: float = AIM) -> list[Tensor]:
+        self._look_at(result)
         rerun.recognise(result)
         with torch.no_grad():
             return spreads_by_difference(lambda scale: rerun.at(scale).softmaxes, result.softmaxes, aim)

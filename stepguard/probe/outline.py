@@ -164,6 +164,8 @@ class SoftmaxCall:
     """Which of its samples the loss went on with, where it has a result for each; None is all of them."""
     logits: KeptLogits | None = None
     """What entered it, where that was worth keeping."""
+    labels: Tensor | None = None
+    """What the classes should be, where another function names them."""
 
 
 @dataclass(eq=False)

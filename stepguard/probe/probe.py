@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from stepguard.probe.rerun import Learned, Manner, Rerun, Target
 from stepguard.probe.sharding import units_of
 from stepguard.probe.values import Elsewhere, Move
 from stepguard.probe.watch import NOTHING_SEEN, SeenStep, Watch
+
+T = TypeVar("T")
 
 
 class NoSoftmaxError(ValueError):
@@ -50,6 +52,7 @@ class Probe:
         estimator: How the slopes are taken.
         found: What the last measurement was of, in words.
         method: How it was made: by the estimator's kind, or by a ``secant``.
+        losses: Of its samples, ``[N]``, as the spreads; None where a loss names no classes. To be let go of.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Probe:
     ):
         self._model, self._forward, self._how, self._learned = model, forward, how or Manner(), Learned()
         self.estimator, self.found, self.method = SlopeEstimator(), "", "forward"
+        self.losses: Tensor | None = None
         self._failures = 0
         self._sizes: list[list[int]] = []
         self._looked_in: list[str] = []
@@ -182,12 +186,12 @@ class Probe:
         reruns = [Rerun(self._model, targets, place, self._how, self._learned) for targets in found]
         self._looked_in = []
         if screen and reruns:
-            quick = [self.estimator.quick_spreads(rerun, screen.expected) for rerun in reruns]
+            quick = self._each(reruns, lambda rerun: self.estimator.quick_spreads(rerun, screen.expected))
             flat = torch.cat([s.flatten() for spreads in quick for s in spreads or [torch.full((1,), math.inf)]])
             if flat.numel() and float(flat.max()) / math.pi <= screen.enough:
                 self.method = "secant"
                 return flat
-        by_rerun = [self.estimator.spreads(rerun) for rerun in reruns]
+        by_rerun = self._each(reruns, self.estimator.spreads)
         self._sizes = [[s.numel() for s in spreads] for spreads in by_rerun]
         spreads = list(chain.from_iterable(by_rerun))
         self.method = self.estimator.kind
@@ -196,6 +200,17 @@ class Probe:
             return None
         self.found = ", ".join(sorted({rerun.describe() for rerun in reruns}))
         return torch.cat([s.flatten() for s in spreads])
+
+    def _each(self, reruns: list[Rerun], measure: Callable[[Rerun], T]) -> list[T]:
+        """Measure one after the other, and keep what is known of the losses."""
+        found: list[T] = []
+        losses: list[Tensor | None] = []
+        for rerun in reruns:
+            found.append(measure(rerun))
+            losses += self.estimator.losses
+        known = [loss for loss in losses if loss is not None]
+        self.losses = torch.cat(known) if known and len(known) == len(losses) else None
+        return found
 
 
 def _place(sizes: list[list[int]], index: int) -> tuple[int, int, int]:

@@ -280,7 +280,7 @@ class Rerun:
                     args, kwargs = resolved(target.call)
                     samples.append(_sample(args[0] if args else kwargs["input"]))
                     taken = [s.of(target.used) for s in lookout.softmaxes(target.call.function, args, kwargs)]
-                    softmaxes += [s for s in taken if s]
+                    softmaxes += [s.named(target.labels) for s in taken if s]
                 elif isinstance(target, Picked):
                     assert isinstance(target.call, ModuleCall)
                     softmaxes.append(Softmax(target.pick(outputs[target.call])))

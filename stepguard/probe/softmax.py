@@ -54,6 +54,24 @@ class Softmax(NamedTuple):
             else:
                 yield logits_NC[..., start:stop]
 
+    def named(self, labels: Tensor | None) -> Softmax:
+        """The same, with the labels that another function names, if it does."""
+        return self if labels is None else self._replace(labels=labels)
+
+    def losses(self) -> Tensor | None:
+        """Cross-entropy of the samples that count, in nats, ``[N]``; None where the loss names no classes."""
+        z_NC = forward_ad.unpack_dual(self.logits).primal.movedim(self.class_dim, -1)
+        if self.labels is None or self.labels.shape != z_NC.shape[:-1]:
+            return None
+        chunks = [
+            chunk.float().logsumexp(-1) if chunk.dtype in (torch.float16, torch.bfloat16) else chunk.logsumexp(-1)
+            for chunk in z_NC.split(_COLUMNS, -1)
+        ]
+        total_N = chunks[0] if len(chunks) == 1 else torch.stack(chunks).logsumexp(0)
+        label_N1 = self.labels.clamp(0, z_NC.shape[-1] - 1).unsqueeze(-1)  # what is ignored may be any number
+        loss_N: Tensor = total_N - z_NC.gather(-1, label_N1).squeeze(-1)
+        return loss_N.flatten() if self.counted is None else loss_N[self.counted]
+
     def spread(self, pieces: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         r"""Spread of the slopes :math:`\Delta_a` of the samples that count, ``[N]``.
 

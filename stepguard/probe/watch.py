@@ -3,7 +3,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from stepguard.probe.graph import entered_unseen, in_backward, parameters_of
+from stepguard.probe.inputs import Inputs
 from stepguard.probe.memory import ForwardMemory
 from stepguard.probe.mode_stack import is_up, take_off, take_up
 from stepguard.probe.module_hooks import ModuleHooks
@@ -64,7 +65,9 @@ class SeenStep(NamedTuple):
     error: Exception | None
     """What went wrong while watching."""
     watched: bool = True
-    """Whether it was looked at; without that nothing of it is known."""
+    """Whether it was looked at; without that nothing of it is known but the inputs."""
+    inputs: Sequence[Tensor] = ()
+    """Floats that modules were given in it, in the last of their calls."""
 
 
 NOTHING_SEEN = SeenStep([], 0, 0.0, None)
@@ -146,7 +149,7 @@ class Watch(TorchFunctionMode):
         self._steps = self._forwards = 0
         self._seconds = 0.0
         self._error: Exception | None = None
-        self.numbers = Numbers()
+        self.numbers, self._given = Numbers(), Inputs()
         self.keeps_logits = False
         self._doubtful: set[nn.Module] = set()
         self._sparing: set[nn.Module] = set()
@@ -166,11 +169,12 @@ class Watch(TorchFunctionMode):
 
     def take(self) -> SeenStep:
         """What was seen since the last time; it is forgotten here."""
+        given = self._given.take()
         if not self._watching:
             self._begun, seconds, self._seconds = False, self._seconds, 0.0
-            return SeenStep([], 0, seconds, None, False)
+            return SeenStep([], 0, seconds, None, False, given)
         take_off(self)
-        seen = SeenStep(self._passes.take(), self._forwards, self._seconds, self._error, self._watching)
+        seen = SeenStep(self._passes.take(), self._forwards, self._seconds, self._error, True, given)
         self._forwards, self._seconds, self._error = 0, 0.0, None
         self._here.entered, self._begun = None, False
         self._tracker.clear()  # what this step made is just there for the next
@@ -242,6 +246,7 @@ class Watch(TorchFunctionMode):
             with self._at_own_cost():
                 self._begin()
         if not self._watching:
+            self._given.add(leaves(args, Tensor) + leaves(kwargs, Tensor))
             return
         outer = self._here.entered
         # A call by which a strategy only redirects to training_step is none: it puts another forward there meanwhile.
@@ -257,6 +262,7 @@ class Watch(TorchFunctionMode):
             self._forwards += torch.is_grad_enabled()
             self._hooks.called.add(module)
             given = leaves(args, Tensor) + leaves(kwargs, Tensor)
+            self._given.add(given)
             call: ModuleCall | UntraceableError
             try:
                 call = ModuleCall(

@@ -55,6 +55,16 @@ class Reading(NamedTuple):
     where ``r`` is a prediction, or nothing could be measured."""
     samples: int | None = None
     """How many samples or tokens those are."""
+    loss: float | None = None
+    """Cross-entropy of them before the step, on average, in nats; None where the loss names no classes."""
+    loss_max: float | None = None
+    """That of the sample which has most: near ``samples * loss``, one of them has all of it."""
+    inputs: int | None = None
+    """How many inputs the model was given, where it is given floats; also known where ``r`` is a prediction."""
+    input_norm: float | None = None
+    """Euclidean norm of the input that half of them are not larger than, in the data's own unit."""
+    input_norm_max: float | None = None
+    """That of the largest."""
 
     @property
     def breach(self) -> bool:

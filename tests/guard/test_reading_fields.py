@@ -1,6 +1,7 @@
 """What a reading says beside r: norms of gradients and weights, and how the rest of the batch is."""
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -147,3 +148,105 @@ def test_a_state_from_before_these_were_there_can_be_loaded(batch):
             del state["last"][name]
         guard.load_state_dict(state)
     assert isinstance(guard.last, Reading) and guard.last.samples is None
+
+
+LOSSES = {
+    "cross-entropy": lambda z, y: F.cross_entropy(z, y),
+    "weighted and smoothed, of which it is the plain one": lambda z, y: F.cross_entropy(
+        z, y, weight=torch.arange(1.0, 6.0), label_smoothing=0.1
+    ),
+    "log-softmax and nll": lambda z, y: F.nll_loss(F.log_softmax(z, -1), y),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("way", ["forward", "difference", "secant"])
+def test_the_loss_is_that_of_the_samples_before_the_step(loss, way, batch):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = batch[0], batch[1].clone()
+    y[0] = -100
+    with stepguard.attach(model, optimizer, action="observe", cadence="every", screen=way == "secant") as guard:
+        for step in range(6):
+            if way == "difference" and step == 0:
+                guard._probe.estimator.kind = "difference"
+            with torch.no_grad():
+                z = model(x)[1:].double()
+                expected = F.cross_entropy(z, y[1:], reduction="none")
+            optimizer.zero_grad()
+            LOSSES[loss](model(x), y).backward()
+            optimizer.step()
+    assert guard.last.estimator == way and guard.last.samples == 5
+    assert guard.last.loss == pytest.approx(expected.mean().item(), rel=1e-5)
+    assert guard.last.loss_max == pytest.approx(expected.max().item(), rel=1e-5)
+
+
+def test_the_loss_of_tokens_is_that_of_those_that_count():
+    model = nn.Linear(12, 5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = torch.randn(2, 7, 12), torch.randint(0, 5, (2, 7))
+    y[0, :3] = -100
+    with stepguard.attach(model, optimizer, strict=True) as guard:
+        loss = F.cross_entropy(model(x).transpose(1, 2), y)
+        loss.backward()
+        optimizer.step()
+    assert guard.last.loss == pytest.approx(loss.item(), rel=1e-6)
+
+
+def test_a_wide_head_has_a_loss_without_a_copy_of_its_logits():
+    model = nn.Linear(8, 20_000)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with stepguard.attach(model, optimizer, strict=True) as guard:
+        loss = F.cross_entropy(model(torch.randn(4, 8)), torch.tensor([0, 5, 9_000, 19_999]))
+        loss.backward()
+        optimizer.step()
+    assert guard.last.loss == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_a_loss_without_class_indices_is_unknown(batch):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with stepguard.attach(model, optimizer, strict=True) as guard:
+        F.cross_entropy(model(batch[0]), torch.full((6, 5), 0.2)).backward()
+        optimizer.step()
+    assert guard.last.r > 0 and guard.last.loss is guard.last.loss_max is None
+
+
+@pytest.mark.parametrize("accumulated", [False, True])
+def test_inputs_are_measured_whether_or_not_a_step_is_watched(accumulated, batch):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    x, y = batch
+    with stepguard.attach(model, optimizer, strict=True) as guard:
+        for step in range(40):
+            given = x.clone()
+            given[2] *= 1e4 if step == 39 else 1.0
+            optimizer.zero_grad()
+            for part in (slice(0, 3), slice(3, 6)) if accumulated else [slice(0, 6)]:
+                F.cross_entropy(model(given[part]), y[part]).backward()
+            optimizer.step()
+    norms = given.norm(dim=1).sort().values
+    assert guard.last.step == 39 and guard.last.estimator == "prediction" and guard.last.inputs == 6
+    assert guard.last.input_norm == pytest.approx(norms[2].item(), rel=1e-6)
+    assert guard.last.input_norm_max == pytest.approx(norms[-1].item(), rel=1e-6)
+
+
+def test_tokens_have_no_size_and_inputs_are_kept_by_nobody(batch):
+    model = nn.Sequential(nn.Embedding(10, 12), nn.Linear(12, 5))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with stepguard.attach(model, optimizer, strict=True) as guard:
+        F.cross_entropy(model(torch.arange(6)), batch[1]).backward()
+        optimizer.step()
+        assert guard.last.inputs is guard.last.input_norm is None
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with stepguard.attach(model, optimizer, strict=True):
+        for _ in range(35):
+            x = batch[0].clone()
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), batch[1]).backward()
+            alive = weakref.ref(x)
+            del x
+            optimizer.step()
+            assert alive() is None or _ < 5
+        assert alive() is None

@@ -1,0 +1,61 @@
+# shape suffixes: N = inputs of a batch
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_KEPT = 8
+"""Calls whose inputs are kept up to the step: an evaluation under grad must not keep all of its batches."""
+
+
+class InputSizes(NamedTuple):
+    """How large the inputs of a batch are, by the Euclidean norm of each; lengths in the data's own unit."""
+
+    number: int
+    median: float
+    largest: float
+
+
+class Inputs:
+    """What a model is given in a step, also in one that is not watched: to remember a batch costs next to nothing."""
+
+    def __init__(self) -> None:
+        self._given: deque[list[Tensor]] = deque(maxlen=_KEPT)
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """A module is called with these; what is no data of floats, or comes of parameters, says nothing."""
+        self._given.append([t for t in tensors if t.grad_fn is None and t.ndim and t.is_floating_point()])
+
+    def take(self) -> list[Tensor]:
+        """All of the last calls; forgotten here."""
+        found = [t for given in self._given for t in given]
+        self._given.clear()
+        return found
+
+
+def input_sizes(given: Iterable[Tensor]) -> InputSizes | None:
+    """How large the inputs are, with one wait for the device; None if there are none.
+
+    Args:
+        given: Tensors of the step, samples first. What differs in shape from the largest is something else.
+
+    Example:
+        >>> input_sizes([torch.tensor([[3.0, 4.0], [0.0, 1.0], [60.0, 80.0]])])
+        InputSizes(number=3, median=5.0, largest=100.0)
+    """
+    tensors = list(given)
+    if not tensors:
+        return None
+    largest = max(tensors, key=lambda t: t[:1].numel())
+    alike = [t for t in tensors if t.shape[1:] == largest.shape[1:] and t.device == largest.device and len(t)]
+    with torch.no_grad():
+        norms = [torch.linalg.vector_norm(t.flatten(1) if t.ndim > 1 else t[:, None], dim=1).float() for t in alike]
+        norm_N = torch.cat(norms) if norms else torch.zeros(0)
+        if not len(norm_N):
+            return None
+        median, most = torch.stack([norm_N.nanmedian(), norm_N.max()]).tolist()
+    return InputSizes(len(norm_N), median, most)
