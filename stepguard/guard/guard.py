@@ -367,6 +367,7 @@ class Guard:
             loss=self._samples.loss,
             loss_max=self._samples.loss_max,
             **_of_inputs(seen),
+            lrs=[None if rate is None else float(rate) for rate in rates] if len(rates) > 1 else None,
         )
         held = self._calm.held if self._calm.says_so else 0
         self._reporter.reading(self.last, held, self._crossing(r, lr) if estimator != "prediction" else None)

@@ -65,6 +65,8 @@ class Reading(NamedTuple):
     """Euclidean norm of the input that half of them are not larger than, in the data's own unit."""
     input_norm_max: float | None = None
     """That of the largest."""
+    lrs: list[float | None] | None = None
+    """Learning rate asked for, of each parameter group; None where there is only one."""
 
     @property
     def breach(self) -> bool:
