@@ -125,15 +125,18 @@ def test_what_a_scaler_has_yet_to_unscale_is_unknown(batch):
     assert guard.last.gradient_norm is None and guard.last.weight_norm > 0
 
 
-def test_a_prediction_knows_nothing_of_samples(batch):
+@pytest.mark.parametrize("action", ["observe", "clamp"])
+def test_a_prediction_knows_nothing_of_samples(action, batch):
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    with stepguard.attach(model, optimizer, strict=True) as guard:
+    with stepguard.attach(model, optimizer, action=action, strict=True) as guard:
         for step in range(40):
             prepared(model, optimizer, *batch, scale=1e6 if step == 39 else 1.0)
+            weights = norm(model.parameters())
             optimizer.step()
     assert guard.last.estimator == "prediction" and guard.last.step == 39
-    assert guard.last.samples is guard.last.r_median is guard.last.weight_norm is None
+    assert guard.last.samples is guard.last.r_median is guard.last.loss is None
+    assert guard.last.weight_norm == pytest.approx(weights, rel=1e-6)
     assert guard.last.gradient_norm == pytest.approx(norm(p.grad for p in model.parameters()), rel=1e-6)
 
 
