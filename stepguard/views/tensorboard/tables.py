@@ -50,9 +50,9 @@ class Tables:
         if name == "lr_safe":
             return _lr_safe(*(self._column(records, field) for field in ("r", "lr", "target")))
         kept = self._columns.get((records, name), np.empty(0))
-        fresh = getattr(self.run, records).columns[name][len(kept) :]
+        fresh = getattr(self.run, records).columns[name].floats(len(kept))
         if fresh:
-            kept = np.concatenate([kept, np.array(fresh, dtype=float)])  # None becomes nan
+            kept = np.concatenate([kept, np.frombuffer(fresh)])
             self._columns[records, name] = kept
         return kept
 

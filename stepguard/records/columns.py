@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, get_type_hints, overload
+
+_CODES = {float: "d", int: "q", float | None: "d", int | None: "q"}
+
+
+class Numbers(Sequence[Any]):
+    """A list of numbers, or None, in eight bytes each where a list of Python's takes thirty-two.
+
+    Args:
+        code: Of an :class:`array.array`: ``"d"`` for floats, ``"q"`` for whole numbers.
+        values: What to begin with; floats also as ``"inf"``, ``"-inf"`` and ``"nan"``, as JSON has them.
+
+    Raises:
+        TypeError, ValueError, OverflowError: If one is no such number.
+
+    Example:
+        >>> numbers = Numbers("d", [1.5, None, "inf"])
+        >>> numbers, numbers[0], numbers.floats(1)
+        ([1.5, None, inf], 1.5, array('d', [nan, inf]))
+    """
+
+    def __init__(self, code: str, values: Sequence[Any] = ()):
+        self._none = bytearray()  # where there is None, one byte a number; empty as long as there is none
+        try:
+            self._values = array(code, values)
+        except TypeError:  # few columns have None, and few blocks another number that JSON does not have
+            nothing = math.nan if code == "d" else 0
+            number = float if code == "d" else int.__index__
+            self._values = array(code, [nothing if value is None else number(value) for value in values])
+            self._none.extend(value is None for value in values)
+
+    def extend(self, more: Numbers) -> None:
+        """Add many."""
+        if self._none or more._none:
+            for which in (self, more):
+                which._none.extend(bytes(len(which) - len(which._none)))
+            self._none += more._none
+        self._values += more._values
+
+    def cut(self, keep: int) -> None:
+        """Leave out all but the first ``keep``."""
+        del self._values[keep:], self._none[keep:]
+
+    def floats(self, first: int = 0) -> array[float]:
+        """Those from an index on, for numpy and its like; nan for None."""
+        values = self._values[first:]
+        if values.typecode == "d":
+            return values
+        return array("d", [math.nan if value is None else value for value in self[first:]])
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            values = self._values[index].tolist()
+            return _with_none(values, self._none[index]) if self._none else values
+        return None if self._none and self._none[index] else self._values[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(_with_none(self._values, self._none) if self._none else self._values)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+
+class Words(list[Any]):
+    """A list of anything else, of which equal words are kept once."""
+
+    def __init__(self, values: Iterable[Any] = ()):
+        known: dict[str, str] = {}
+        super().__init__(known.setdefault(v, v) if isinstance(v, str) else v for v in values)
+
+    def cut(self, keep: int) -> None:
+        """Leave out all but the first ``keep``."""
+        del self[keep:]
+
+
+Column = Numbers | Words
+
+
+def columns(kind: Any, values: Iterable[Sequence[Any]] | None = None) -> dict[str, Column]:
+    """A column for each field of a NamedTuple, of as many sequences of values, or empty."""
+    hints = get_type_hints(kind)
+    made: dict[str, Column] = {}
+    for name, column in zip(kind._fields, values or [()] * len(kind._fields), strict=True):
+        code = _CODES.get(hints[name])
+        made[name] = Numbers(code, column) if code else Words(column)
+    return made
+
+
+def _with_none(values: Iterable[Any], none: Iterable[int]) -> list[Any]:
+    return [None if missing else value for value, missing in zip(values, none, strict=True)]
