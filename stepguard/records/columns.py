@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, get_type_hints, overload
 
 _CODES = {float: "d", int: "q", float | None: "d", int | None: "q"}
@@ -30,9 +32,13 @@ class Numbers(Sequence[Any]):
             self._values = array(code, values)
         except TypeError:  # few columns have None, and few blocks another number that JSON does not have
             nothing = math.nan if code == "d" else 0
-            number = float if code == "d" else int.__index__
-            self._values = array(code, [nothing if value is None else number(value) for value in values])
-            self._none.extend(value is None for value in values)
+            if values.count(None) == len(values):  # as of a run that has no such thing
+                self._values = array(code, [nothing]) * len(values)
+                self._none = bytearray(b"\1") * len(values)
+            else:
+                number = float if code == "d" else int.__index__
+                self._values = array(code, [nothing if value is None else number(value) for value in values])
+                self._none = bytearray([value is None for value in values])
 
     def extend(self, more: Numbers) -> None:
         """Add many."""
@@ -78,29 +84,29 @@ class Numbers(Sequence[Any]):
         return repr(list(self))
 
 
-class Words(list[Any]):
-    """A list of anything else, of which equal words are kept once."""
-
-    def __init__(self, values: Iterable[Any] = ()):
-        known: dict[str, str] = {}
-        super().__init__(known.setdefault(v, v) if isinstance(v, str) else v for v in values)
+class Others(list[Any]):
+    """A list of anything else."""
 
     def cut(self, keep: int) -> None:
         """Leave out all but the first ``keep``."""
         del self[keep:]
 
 
-Column = Numbers | Words
+Column = Numbers | Others
 
 
-def columns(kind: Any, values: Iterable[Sequence[Any]] | None = None) -> dict[str, Column]:
-    """A column for each field of a NamedTuple, of as many sequences of values, or empty."""
-    hints = get_type_hints(kind)
-    made: dict[str, Column] = {}
-    for name, column in zip(kind._fields, values or [()] * len(kind._fields), strict=True):
-        code = _CODES.get(hints[name])
-        made[name] = Numbers(code, column) if code else Words(column)
-    return made
+def makers(kind: Any) -> dict[str, Callable[[Sequence[Any]], Column]]:
+    """For each field of a NamedTuple what makes a column of values."""
+    codes = {name: _CODES.get(hint, "") for name, hint in get_type_hints(kind).items()}
+    words = {name for name, hint in get_type_hints(kind).items() if hint is str}
+    return {
+        name: partial(Numbers, codes[name]) if codes[name] else _words if name in words else Others
+        for name in kind._fields
+    }
+
+
+def _words(values: Sequence[str]) -> Others:
+    return Others(map(sys.intern, values))  # a million times "forward" is one
 
 
 def _with_none(values: Iterable[Any], none: Iterable[int]) -> list[Any]:

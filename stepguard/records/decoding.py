@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Literal, get_type_hints
 
 import msgspec
@@ -66,3 +67,8 @@ def record(line: bytes) -> Any:
         return msgspec.convert(values, _ANY)
     except msgspec.ValidationError as error:
         raise ValueError(str(error)) from None
+
+
+def values(found: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """What the fields of readings or collapses have, each of all of them."""
+    return list(zip(*map(msgspec.structs.astuple, found), strict=True))[1:-2]  # without time, logged_step and by

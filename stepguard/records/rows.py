@@ -2,10 +2,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from operator import attrgetter
 from typing import Any, Generic, TypeVar, cast, overload
 
-from stepguard.records.columns import Column, columns
+from stepguard.records.columns import Column, makers
 
 R = TypeVar("R")
 
@@ -34,26 +33,26 @@ class Rows(Sequence[R], Generic[R]):
 
     def __init__(self, kind: type[R], rows: Iterable[R] = ()):
         self._kind = cast(Any, kind)  # no type tells that it is a NamedTuple
-        self.columns: dict[str, Column] = columns(kind)
-        self._fields = {name: attrgetter(name) for name in self.columns}
-        self.extend(self.taken(list(rows)))
+        self._makers = makers(kind)
+        self.columns = self.taken(list(zip(*rows, strict=True)))
 
     def append(self, row: R) -> None:
         """Add one."""
-        self.extend(self.taken([row]))
+        self.extend(self.taken([(value,) for value in cast(Any, row)]))
 
     def extend(self, taken: Mapping[str, Column]) -> None:
         """Add many, as :meth:`taken` gives them."""
         for name, column in self.columns.items():
             column.extend(cast(Any, taken[name]))
 
-    def taken(self, rows: Sequence[Any]) -> dict[str, Column]:
-        """The columns of rows, or of anything else that has their fields.
+    def taken(self, values: Sequence[Sequence[Any]]) -> dict[str, Column]:
+        """The columns of what each field has in several rows; empty ones of nothing.
 
         Raises:
             TypeError, ValueError, OverflowError: If one has something else where a number should be.
         """
-        return columns(self._kind, [list(map(field, rows)) for field in self._fields.values()])
+        values = values or [()] * len(self._makers)
+        return {name: make(column) for (name, make), column in zip(self._makers.items(), values, strict=True)}
 
     def cut(self, step: int) -> None:
         """Leave out what is from this step on."""
@@ -92,4 +91,3 @@ class Rows(Sequence[R], Generic[R]):
 
     def __repr__(self) -> str:
         return f"Rows of {len(self)} {self._kind.__name__}"
-

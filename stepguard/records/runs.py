@@ -99,20 +99,19 @@ class Run:
 
     def _take(self, records: list[Any]) -> bool:
         """Take all of these records of steps, or none; several only if no process begins there."""
-        found: dict[type, list[Any]] = {decoding.READING: [], decoding.COLLAPSE: [], decoding.EVENT: []}
-        for record in records:
-            found[type(record)].append(record)
+        kinds = decoding.READING, decoding.COLLAPSE, decoding.EVENT
+        read, looked, events = ([r for r in records if type(r) is kind] for kind in kinds)
         try:
-            readings = self.readings.taken(found[decoding.READING])
-            collapses = self.collapses.taken(found[decoding.COLLAPSE])
+            readings = self.readings.taken(decoding.values(read))
+            collapses = self.collapses.taken(decoding.values(looked))
         except OverflowError:
             return False
         if self._begins:
             self._begin(records[0].by, records[0].step)
         self.readings.extend(readings)
         self.collapses.extend(collapses)
-        self.events += [Event(r.step, r.event, r.message, data=r.data) for r in found[decoding.EVENT]]
-        self._events_by += [r.by for r in found[decoding.EVENT]]
+        self.events += [Event(r.step, r.event, r.message, data=r.data) for r in events]
+        self._events_by += [r.by for r in events]
         self.times.extend([r.step for r in records], [r.time for r in records])
         logged = [r for r in records if r.logged_step is not None]
         self.logged_steps.extend([r.step for r in logged], [r.logged_step for r in logged])
