@@ -3,7 +3,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Set
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 N = TypeVar("N", int, float)
 
@@ -22,7 +22,8 @@ class ByStep(Mapping[int, N], Generic[N]):
     """
 
     def __init__(self, code: str):
-        self._steps, self._values = array("q"), array(code)
+        self._steps: array[int] = array("q")
+        self._values: array[Any] = array(code)
         self._late: dict[int, N] = {}  # that came after a later step, as where two writers count for themselves
 
     def extend(self, steps: Iterable[int], values: Iterable[N]) -> None:
@@ -42,7 +43,7 @@ class ByStep(Mapping[int, N], Generic[N]):
 
     def cut(self, step: int, stays: Set[int]) -> None:
         """Leave out what is from a step on, but for the steps that stay."""
-        keep = bisect_left(self._steps, step)
+        keep: int = bisect_left(self._steps, step)
         left = {one: self[one] for one in (*self._steps[keep:], *self._late) if one < step or one in stays}
         del self._steps[keep:], self._values[keep:]
         self._late = {}
@@ -55,7 +56,8 @@ class ByStep(Mapping[int, N], Generic[N]):
         index = self._index(step)
         if index is None:
             raise KeyError(step)
-        return self._values[index]
+        value: N = self._values[index]
+        return value
 
     def __len__(self) -> int:
         return len(self._steps) + len(self._late)

@@ -19,7 +19,7 @@ _TYPES: dict[Any, Any] = {
 }
 
 
-def _line(kind: str, fields: dict[str, Any], defaults: dict[str, Any]) -> type[msgspec.Struct]:
+def _line(kind: str, fields: dict[str, Any], defaults: dict[str, Any]) -> Any:
     """What a line of a kind is made into: its fields as attributes, what is not known passed over."""
     # In the order of the lines, by which they are found soonest; without the garbage collector, for there is no cycle.
     every = [("time", float, 0.0), *((n, t, defaults[n]) if n in defaults else (n, t) for n, t in fields.items())]
@@ -33,7 +33,7 @@ def _line(kind: str, fields: dict[str, Any], defaults: dict[str, Any]) -> type[m
     )
 
 
-def _of(kind: str, row: Any) -> type[msgspec.Struct]:
+def _of(kind: str, row: Any) -> Any:
     types = {name: _TYPES.get(hint, hint) for name, hint in get_type_hints(row).items()}
     return _line(kind, {name: types[name] for name in row._fields}, row._field_defaults)
 

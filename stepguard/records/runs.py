@@ -100,7 +100,7 @@ class Run:
     def _take(self, records: list[Any]) -> bool:
         """Take all of these records of steps, or none; several only if no process begins there."""
         kinds = decoding.READING, decoding.COLLAPSE, decoding.EVENT
-        read, looked, events = ([r for r in records if type(r) is kind] for kind in kinds)
+        read, looked, events = ([r for r in records if isinstance(r, kind)] for kind in kinds)
         try:
             readings = self.readings.taken(decoding.values(read))
             collapses = self.collapses.taken(decoding.values(looked))
