@@ -32,7 +32,7 @@ class Store:
         self._reader: threading.Thread | None = None
         self._error: Exception | None = None
         self._tables: dict[str, Tables] = {}
-        self._read = self._looked = -math.inf
+        self._read = self._looked = self._began = -math.inf
         self._there = False
 
     def there(self) -> bool:
@@ -57,15 +57,17 @@ class Store:
             yield self._tables
 
     def catch_up(self, patience: float = PATIENCE) -> None:
-        """Read what is new, in a thread that goes on when our patience ends."""
+        """Read what is new, in a thread that goes on when our patience ends, counted from when it began."""
         with self._lock:
             if not (self._reader and self._reader.is_alive()):
                 if time.monotonic() - self._read < FRESH:
                     return
                 self._reader = threading.Thread(target=self._update, name="stepguard", daemon=True)
+                self._began = time.monotonic()
                 self._reader.start()
             reader = self._reader
-        reader.join(patience)
+            left = self._began + patience - time.monotonic()
+        reader.join(max(0.0, left))
 
     def read(self) -> float:
         """Share of what is there that has been read."""
