@@ -5,7 +5,6 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,7 +12,6 @@ from typing import Any, BinaryIO
 from stepguard.records import decoding
 from stepguard.records.by_step import ByStep
 from stepguard.records.collapse import CollapseReading
-from stepguard.records.event_files import PATTERN
 from stepguard.records.lines import FILE, SCHEMA
 from stepguard.records.reading import Event, Reading
 from stepguard.records.rows import Rows
@@ -208,11 +206,12 @@ def read_runs(
     runs = [read.get(run.path, run) for run in find_runs(root)]
     for run in runs:
         run.update(most)
-    written = {run.path.parent for run in runs}
-    for other in sorted({path.parent for path in root.rglob(PATTERN)} - written if scalars else ()):
-        from stepguard.records.tensorboard_runs import scalar_runs  # which loads tensorboard
+    if scalars:
+        from stepguard.records.tensorboard_runs import scalar_folders  # which needs this module
 
-        runs += scalar_runs(other, partial(_name, other.relative_to(root)))
+        for other in scalar_folders(root):
+            other.update()
+            runs += other.runs
     return sorted(runs, key=lambda run: run.path)
 
 
@@ -221,9 +220,10 @@ def find_runs(root: Path) -> list[Run]:
     runs = []
     for path in sorted(root.rglob(FILE.format("*"))):
         optimizer = path.stem.removeprefix("stepguard").removeprefix("-")
-        runs.append(Run(path, _name(path.parent.relative_to(root), optimizer)))
+        runs.append(Run(path, run_name(path.parent.relative_to(root), optimizer)))
     return runs
 
 
-def _name(inside: Path, optimizer: str) -> str:
+def run_name(inside: Path, optimizer: str) -> str:
+    """What a run is called: its folder inside the one where was looked, and its optimizer if there are several."""
     return " ".join(part for part in (inside.as_posix().removeprefix("."), optimizer) if part) or "."

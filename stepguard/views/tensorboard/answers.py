@@ -32,7 +32,7 @@ def about(tables: Tables) -> dict[str, Any]:
         "first": min(steps, default=None),
         "last": max(steps, default=None),
         "r": _number(last.r) if last else None,
-        "target": last.target if last else None,
+        "target": last.target if last and math.isfinite(last.target) else None,
         "dtype": collapse.dtype if collapse else None,
         "ended": run.ended,
         "notices": run.notices[-5:],

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from stepguard.records import read_runs
 from stepguard.records.lines import FILE
+from stepguard.views.tensorboard.scalars import Scalars
 from stepguard.views.tensorboard.tables import Tables
 
 FRESH = 2.0
@@ -34,17 +35,22 @@ class Store:
         self._tables: dict[str, Tables] = {}
         self._read = self._looked = self._began = -math.inf
         self._there = False
+        self._scalars = Scalars(root)
 
     def there(self) -> bool:
         """Whether any run is there; cheap."""
         if not self._there and time.monotonic() - self._looked > FRESH:
             self._looked = time.monotonic()
             self._there = any(True for _ in self.root.rglob(FILE.format("*")))
-        return self._there
+            if not self._there:
+                self.catch_up(patience=0)  # there may be scalars
+        return self._there or bool(self._scalars.tables)
 
     @contextmanager
     def runs(self) -> Iterator[dict[str, Tables]]:
         """The runs by name, as far as they have been read; they hold still until the block ends.
+
+        Those of scalars come when they have been read; an answer does not wait for them.
 
         Raises:
             OSError: If one could not be read.
@@ -54,7 +60,7 @@ class Store:
             error, self._error = self._error, None
             if error:
                 raise error
-            yield self._tables
+            yield {**{tables.run.name: tables for tables in self._scalars.tables}, **self._tables}
 
     def catch_up(self, patience: float = PATIENCE) -> None:
         """Read what is new, in a thread that goes on when our patience ends, counted from when it began."""
@@ -66,6 +72,7 @@ class Store:
                 self._began = time.monotonic()
                 self._reader.start()
             reader = self._reader
+            self._scalars.catch_up(after=reader)
             left = self._began + patience - time.monotonic()
         reader.join(max(0.0, left))
 
