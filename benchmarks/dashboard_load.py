@@ -28,7 +28,9 @@ from stepguard.records import Reading
 
 EVERY = 50_000
 """Steps from one breach to the next."""
-SHOWN = "return window.stepguard?.runs.shown()[0]?.about.readings === arguments[0] && stepguard.state.textContent === ''"
+SHOWN = (
+    "return window.stepguard?.runs.shown()[0]?.about.readings === arguments[0] && stepguard.state.textContent === ''"
+)
 OPTIONS = ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "no-first-run")
 
 
