@@ -69,8 +69,7 @@ class Reading(NamedTuple):
 
     @property
     def breach(self) -> bool:
-        """Whether r passed the target. Not a number counts as beyond; of a target that is not known, only what is not
-        finite does."""
+        """Whether r passed the target, or is not a number; of a target that is not known, whether r is not finite."""
         return not self.r <= (sys.float_info.max if math.isnan(self.target) else self.target)
 
     @property

@@ -38,7 +38,8 @@ class Tables:
         """Another one whenever something came."""
         run = self.run
         began = run.starts[-1].get("time") if run.starts else None
-        return f"{self._serial}-{len(run.starts)}-{began}-{len(run.readings)}-{len(run.collapses)}-{len(run.events)}-{run.ended}"
+        lengths = (len(run.starts), len(run.readings), len(run.collapses), len(run.events))
+        return "-".join(map(str, (self._serial, began, *lengths, run.ended)))
 
     def table(self, records: str, names: tuple[str, ...]) -> dict[str, Numbers]:
         """Columns of ``readings`` or ``collapses``, with their steps."""
