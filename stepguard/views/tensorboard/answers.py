@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from stepguard.records import Event
+from stepguard.views.tensorboard.parts import parts
 from stepguard.views.tensorboard.series import extremes, marks, plain, visible
 from stepguard.views.tensorboard.tables import CHARTS, Tables
 
@@ -79,6 +80,7 @@ def events(
             "kind": event.kind,
             "message": event.message,
             "time": tables.run.times.get(event.step),
+            "parts": parts(event),
         }
         for event, tables in found[:limit]
     ]
