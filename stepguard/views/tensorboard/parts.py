@@ -8,7 +8,7 @@ from typing import Any
 
 from stepguard.records import Culprit, Event
 
-MOST = 12
+MOST = 8
 """Bars of a kind; all smaller parts are one."""
 _WORTH_SAYING = 5e-4
 """Share of the spread from which on a remainder has a bar."""

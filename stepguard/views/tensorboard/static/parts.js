@@ -4,10 +4,10 @@ import { make, short } from "./page.js";
 const TABLES = { layers: "Layers", groups: "Parameter groups", parameters: "Parameters" };
 
 export function parts(found, id) {
-  const tables = Object.keys(TABLES).filter((name) => found[name].length);
-  const values = tables.flatMap((name) => found[name].map(([, nats]) => nats));
+  const values = Object.keys(TABLES).flatMap((name) => found[name].map(([, nats]) => nats));
   // One scale for all: bars of different tables can be compared, and zero is at the same place.
   const [low, high] = [Math.min(0, ...values), Math.max(0, ...values)];
+  const drawn = (name) => (found[name].length ? table(TABLES[name], found[name], found.spread, low, high) : "");
   return make(
     "div",
     { class: "parts", id, role: "group", "aria-label": "Where r comes from" },
@@ -18,26 +18,27 @@ export function parts(found, id) {
       make("span", { class: "part apart" }, "pulls the two classes apart"),
       make("span", { class: "part together" }, "holds them together"),
     ),
-    make("div", { class: "tables" }, ...tables.map((name) => table(TABLES[name], found[name], found.spread, low, high))),
+    make(
+      "div",
+      { class: "tables" },
+      ...[["layers", "groups"], ["parameters"]].map((names) => make("div", {}, ...names.map(drawn))),
+    ),
   );
 }
 
 function table(caption, rows, spread, low, high) {
   const cells = (name, nats, bar) => [
     make("th", { scope: "row" }, name),
-    make("td", { class: "bar" }, bar),
-    make("td", {}, signed(nats)),
-    make("td", {}, `${Math.round((100 * nats) / spread)}%`),
+    make("td", {}, bar),
+    make("td", {}, signed(nats, short)),
+    make("td", {}, `${signed((100 * nats) / spread, Math.round)}%`),
   ];
+  const heads = [caption, "", "nats", "share"];
   return make(
     "table",
     {},
-    make("caption", {}, caption),
-    make(
-      "thead",
-      { class: "unseen" },
-      make("tr", {}, ...["name", "bar", "nats", "share"].map((head) => make("th", { scope: "col" }, head))),
-    ),
+    make("colgroup", {}, ...["name", null, "nats", "share"].map((name) => make("col", { class: name }))),
+    make("thead", {}, make("tr", {}, ...heads.map((head) => make(head ? "th" : "td", head ? { scope: "col" } : {}, head)))),
     make("tbody", {}, ...rows.map(([name, nats]) => make("tr", {}, ...cells(name, nats, bar(nats, low, high))))),
     make("tfoot", {}, make("tr", {}, ...cells("together", spread, null))),
   );
@@ -50,7 +51,7 @@ function bar(nats, low, high) {
   box.style.width = percent(Math.abs(nats));
   const zero = make("i", { "aria-hidden": "true" });
   zero.style.left = percent(-low);
-  return make("div", {}, box, zero);
+  return make("div", { class: "bar" }, box, zero);
 }
 
-const signed = (nats) => `${nats < 0 ? "−" : "+"}${short(Math.abs(nats))} nats`;
+const signed = (value, form) => `${value < 0 ? "−" : "+"}${form(Math.abs(value))}`;
