@@ -1,10 +1,12 @@
 // Where the r of a breach comes from: signed bars of nats, those of each table with the spread as their sum.
 import { make, short } from "./page.js";
 
+const LEFT = "left over"; // as the server calls it
 const TABLES = { layers: "Layers", groups: "Parameter groups", parameters: "Parameters" };
 
 export function parts(found, id) {
   const values = Object.keys(TABLES).flatMap((name) => found[name].map(([, nats]) => nats));
+  const left = found.parameters.some(([name]) => name === LEFT);
   // One scale for all: bars of different tables can be compared, and zero is at the same place.
   const [low, high] = [Math.min(0, ...values), Math.max(0, ...values)];
   const drawn = (name) => (found[name].length ? table(TABLES[name], found[name], found.spread, low, high) : "");
@@ -17,6 +19,7 @@ export function parts(found, id) {
       {},
       make("span", { class: "part apart" }, "pulls the two classes apart"),
       make("span", { class: "part together" }, "holds them together"),
+      left ? "Left over: where autograd is told of something else than the forward does, as by detach." : "",
     ),
     make(
       "div",
@@ -30,8 +33,8 @@ function table(caption, rows, spread, low, high) {
   const cells = (name, nats, bar) => [
     make("th", { scope: "row" }, name),
     make("td", {}, bar),
-    make("td", {}, signed(nats, short)),
-    make("td", {}, `${signed((100 * nats) / spread, Math.round)}%`),
+    make("td", {}, signed(nats, "+")),
+    make("td", {}, `${signed(Math.round((100 * nats) / spread))}%`),
   ];
   const heads = [caption, "", "nats", "share"];
   return make(
@@ -54,4 +57,4 @@ function bar(nats, low, high) {
   return make("div", { class: "bar" }, box, zero);
 }
 
-const signed = (value, form) => `${value < 0 ? "−" : "+"}${form(Math.abs(value))}`;
+const signed = (value, plus = "") => `${value < 0 ? "−" : plus}${short(Math.abs(value))}`;
