@@ -29,6 +29,8 @@ class ByStep(Mapping[int, N], Generic[N]):
     def extend(self, steps: Iterable[int], values: Iterable[N]) -> None:
         """Add many; of a step that comes twice the later value counts."""
         new = dict(zip(steps, values, strict=True))
+        if self._steps and self._steps[-1] in new:  # of a step there may be several records
+            self._values[-1] = new.pop(self._steps[-1])
         keys = list(new)
         if not keys or (keys == sorted(keys) and (not self._steps or keys[0] > self._steps[-1])):
             self._steps.extend(keys)
