@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from werkzeug.test import Client
 
 from stepguard.records import Event, JsonLines, TensorBoard, read_runs
+from stepguard.records.event_files import EventFile
 from stepguard.records.tensorboard_runs import ScalarFolder
 from stepguard.views.tensorboard import scalars, store
 from stepguard.views.tensorboard.plugin import StepGuardPlugin
@@ -115,15 +116,16 @@ def test_files_without_a_word_of_ours_are_not_read_at_all(plugin, tmp_path, monk
         assert names(plugin) == [] and not plugin.is_active()
 
 
-def test_a_word_of_ours_is_found_however_late_it_comes(plugin, tmp_path):
-    with SummaryWriter(tmp_path) as writer:
-        for size in (2**20 - 700, 2**20):  # once across two blocks that are looked at, once in a later look
-            writer.add_text("theirs", "x" * size, 0)
-            writer.flush()
-            assert names(plugin) == []
-        writer.add_scalar("train/stepguard/r", 0.5, 3)
-        writer.flush()
-        assert names(plugin) == ["."]
+@pytest.mark.parametrize("before", [0, 2**20 - 9, 2**20 - 5, 2**20, 2**21 - 1])
+@pytest.mark.parametrize("cut", [0, 1, 5, 9])
+def test_a_word_of_ours_is_found_wherever_it_lies_and_however_late_it_comes(tmp_path, before, cut):
+    path, word = tmp_path / "events.out.tfevents.1.there", b"stepguard"
+    path.write_bytes(b"x" * before + word[:cut])
+    file = EventFile(path)
+    assert file._is_ours() == (cut == 9)
+    with open(path, "ab") as more:
+        more.write(word[cut:])
+    assert file._is_ours()
 
 
 def test_they_open_the_tab_by_themselves(plugin, tmp_path, monkeypatch):
