@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from stepguard.guard.collapse_settings import CollapseSettings
@@ -18,7 +18,7 @@ def about(model: nn.Module, optimizer: Optimizer, settings: Settings | CollapseS
         >>> model = nn.Linear(2, 3)
         >>> said = about(model, torch.optim.SGD(model.parameters(), lr=0.1), Settings(target=0.5))
         >>> said["writes"], said["model"], said["parameters"], said["settings"]["target"], said["groups"]
-        ('guard', 'Linear', 9, 0.5, [{'name': None, 'lr': 0.1, 'parameters': 9}])
+        ('guard', 'Linear', 9, 0.5, [{'name': None, 'parameters': 9, 'lr': 0.1, 'momentum': 0, ...}])
     """
     several = distributed.is_available() and distributed.is_initialized()
     return {
@@ -35,14 +35,12 @@ def about(model: nn.Module, optimizer: Optimizer, settings: Settings | CollapseS
 
 
 def _group(group: dict[str, Any]) -> dict[str, Any]:
-    rate = group.get("lr")
-    return {
-        "name": group.get("name"),
-        "lr": None if rate is None else float(rate),
-        "parameters": sum(p.numel() for p in group["params"]),
-    }
+    rest = {name: _said(value) for name, value in group.items() if name != "params"}
+    return {"name": group.get("name"), "parameters": sum(p.numel() for p in group["params"]), **rest}
 
 
 def _said(value: Any) -> Any:
-    """A function by its name; everything else is plain already."""
+    """A function by its name, a tensor of one number by that; everything else is plain already."""
+    if isinstance(value, Tensor):
+        return value.item() if value.numel() == 1 else f"a tensor of {value.numel()}"
     return getattr(value, "__qualname__", type(value).__name__) if callable(value) else value

@@ -59,6 +59,12 @@ class Numbers(Sequence[Any]):
             return values
         return array("d", [math.nan if value is None else value for value in self[first:]])
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        import numpy as np
+
+        # Always a copy: a view of what is here would keep it from growing.
+        return np.array(self._values if not self._none else self.floats(), dtype=dtype)
+
     def __len__(self) -> int:
         return len(self._values)
 
@@ -97,16 +103,25 @@ Column = Numbers | Others
 
 def makers(kind: Any) -> dict[str, Callable[[Sequence[Any]], Column]]:
     """For each field of a NamedTuple what makes a column of values."""
-    codes = {name: _CODES.get(hint, "") for name, hint in get_type_hints(kind).items()}
-    words = {name for name, hint in get_type_hints(kind).items() if hint is str}
-    return {
-        name: partial(Numbers, codes[name]) if codes[name] else _words if name in words else Others
-        for name in kind._fields
-    }
+    hints = get_type_hints(kind)
+    made: dict[Any, Callable[[Sequence[Any]], Column]] = {str: _words, bool: Others}
+    made.update({hint: partial(Numbers, code) for hint, code in _CODES.items()})
+    return {name: made.get(hints[name], _several) for name in kind._fields}
 
 
 def _words(values: Sequence[str]) -> Others:
     return Others(map(sys.intern, values))  # a million times "forward" is one
+
+
+def _several(values: Sequence[Any]) -> Others:
+    """Lists and dicts of numbers."""
+    return Others([_numbers(value) if value else value for value in values])
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: float(number) for key, number in value.items()}
+    return [None if number is None else float(number) for number in value]
 
 
 def _with_none(values: Iterable[Any], none: Iterable[int]) -> list[Any]:

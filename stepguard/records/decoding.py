@@ -15,6 +15,7 @@ _NUMBER = float | Literal["inf", "-inf", "nan"]
 _TYPES: dict[Any, Any] = {
     float: _NUMBER,
     float | None: _NUMBER | None,
+    list[float | None] | None: list[_NUMBER | None] | None,
     dict[str, float] | None: dict[str, _NUMBER] | None,
 }
 

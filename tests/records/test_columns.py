@@ -36,8 +36,12 @@ def test_a_column_is_what_a_list_would_be(case):
         assert column[part] == want[part]
     floats = np.frombuffer(column.floats(1)) if len(want) > 1 else np.empty(0)
     np.testing.assert_array_equal(floats, np.array(want[1:], dtype=float))
+    np.testing.assert_array_equal(np.array(column, dtype=float), np.array(want, dtype=float))
+    assert np.array(column).dtype == (int if code == "q" and None not in want else float)
+    seen = np.asarray(column)
     column.cut(1)
-    column.extend(Numbers(code, [7]))
+    column.extend(Numbers(code, [7]))  # which it still can, while somebody holds the array
+    assert len(seen) == len(want)
     assert column == [*want[:1], 7] and len(column._none) in (0, len(column))
 
 

@@ -268,3 +268,14 @@ def test_odd_lines_are_read_as_far_as_they_say_something(tmp_path, case):
     assert [r.step for r in run.readings] == [0, *[1] * told, 2]
     assert not told or run.readings[1].lr == want
     assert run.notices == (["stepguard.jsonl, line 2: no record, left out"] if want == "no record" else [])
+
+
+def test_numbers_inside_of_lists_and_dicts_may_be_odd_too(tmp_path):
+    lines = [
+        {"kind": "reading", **reading(0)._asdict(), "lrs": [0.1, "inf", None]},
+        {"kind": "collapse", **collapse(0)._asdict(), "layers": {"head.weight": "nan", "body.weight": 0.5}},
+    ]
+    (tmp_path / "stepguard.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run,) = read_runs(tmp_path)
+    assert run.readings[0].lrs == [0.1, math.inf, None]
+    assert math.isnan(run.collapses[0].layers["head.weight"]) and run.collapses[0].layers["body.weight"] == 0.5

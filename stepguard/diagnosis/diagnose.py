@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from stepguard.diagnosis.bursts import bursts
+from stepguard.diagnosis.case import Case, Factor
+from stepguard.diagnosis.causes import COLLAPSE, FAULTS, NEAR, SENSITIVITY, TOO_HIGH
+from stepguard.diagnosis.collapsed import Collapsed, collapsed
+from stepguard.diagnosis.episodes import APART, Episode, episodes_of
+from stepguard.diagnosis.rules import RULES, Found
+from stepguard.diagnosis.rules.weights import changed_from_outside
+from stepguard.diagnosis.track import Track, track_of
+from stepguard.records import Culprit, Run
+
+_SERIOUS = 2.0
+"""Times its target from which on a step is more than a brief crossing."""
+_AT_THE_START = 10
+"""Steps of a run that are often long, without a warm-up."""
+_SERIOUS_THERE = 10.0
+_TOLD = {"momentum", "betas", "weight_decay", "eps", "alpha"}
+"""Settings of an optimizer that one process may have otherwise than the one before."""
+_LASTS = 20
+"""Steps beyond the target that are more than a brief crossing, however little they are beyond."""
+
+
+class Finding(NamedTuple):
+    """What happened at some steps of a run, and why."""
+
+    cause: str
+    """One of :mod:`stepguard.diagnosis.causes`."""
+    step: int
+    """The first that was beyond the target, or at which the softmax had collapsed."""
+    began: int
+    """Where the cause set in."""
+    worst: int
+    r: float
+    """Of the worst; not a number where it was not finite."""
+    last: int
+    beyond: int
+    """How many were beyond."""
+    target: float
+    serious: bool
+    """Whether it is more than a brief crossing of a run that goes well."""
+    certain: bool
+    """Whether it came into the run from outside, as no run that goes well has it; else it grew out of the run itself."""
+    factors: tuple[Factor, ...]
+    """What changed, of what r is made of."""
+    evidence: tuple[str, ...]
+    culprits: tuple[Culprit, ...]
+    """Where the r of its steps came from, of those that were looked into; the worst first."""
+
+
+class Diagnosis(NamedTuple):
+    """What a run's records tell.
+
+    Attributes:
+        main: What spoiled the run; None if nothing did.
+        findings: All that happened, in the order of steps.
+    """
+
+    main: Finding | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def cause(self) -> str:
+        """Of what spoiled the run, or "healthy"."""
+        return self.main.cause if self.main else "healthy"
+
+    @property
+    def step(self) -> int | None:
+        """At which it came."""
+        return self.main.step if self.main else None
+
+
+def diagnose(run: Run) -> Diagnosis:
+    """What happened in a run, when it began, and why.
+
+    Each stretch of steps beyond the target is compared with what was usual before it: r is a product, so what grew
+    is read off its factors, and what the batch, the weights and the optimizer were tells why that did. A run that goes
+    well may cross its target briefly; that is told, and is no alarm.
+
+    Args:
+        run: From :func:`stepguard.records.read_runs`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from stepguard.records import Reading
+        >>> run = Run(Path("stepguard.jsonl"))
+        >>> for step in range(50):
+        ...     lr = 10.0 if step == 40 else 0.1
+        ...     run.readings.append(Reading(step, 2 * lr, lr, 0.5, 6.28 * lr, 1.0, lr, lr, target=1.0, gradient_norm=1.0))
+        >>> found = diagnose(run)
+        >>> found.cause, found.step, found.main.evidence
+        ('learning rate jump', 40, ('the learning rate went from 0.1 to 10 at once, 100 times as large',))
+    """
+    track = track_of(run)
+    starts = _starts(run, track)
+    about = _About(starts, _hyper(run), _changes(run, track, starts))
+    findings = [_finding(run, track, episode, about) for episode in episodes_of(track)]
+    findings += [_of_burst(track, place, about) for place in bursts(track)]
+    late = collapsed(run)
+    if late:
+        findings.append(_of_collapse(late, track, about))
+    findings.sort(key=lambda finding: finding.step)
+    return Diagnosis(_main(findings), tuple(findings))
+
+
+class _About(NamedTuple):
+    starts: tuple[int, ...]
+    hyper: dict[str, Any]
+    changes: tuple[tuple[int, dict[str, Any]], ...]
+
+
+def _case(track: Track, at: int, about: _About) -> Case:
+    before = tuple(change for change in about.changes if change[0] <= track.step[at])
+    return Case(track, at, about.starts, about.hyper, before)
+
+
+def _finding(run: Run, track: Track, episode: Episode, about: _About) -> Finding:
+    case = _case(track, episode.first, about)
+    found = _why(case)
+    first, last = int(track.step[episode.first]), int(track.step[episode.last])
+    culprits = [Culprit.of(event) for event in run.events if event.kind == "culprit" and first <= event.step <= last]
+    known = sorted((c for c in culprits if c), key=lambda culprit: -culprit.r)
+    return Finding(
+        cause=found.cause,
+        step=first,
+        began=found.began,
+        worst=int(track.step[episode.worst]),
+        r=float(track.r[episode.worst]),
+        last=last,
+        beyond=episode.beyond,
+        target=float(track.target[episode.first]),
+        serious=_is_serious(track, episode, found),
+        certain=found.certain and found.cause in FAULTS,
+        factors=case.factors_since(found.began),
+        evidence=found.evidence,
+        culprits=tuple(known),
+    )
+
+
+def _of_burst(track: Track, place: int, about: _About) -> Finding:
+    case = _case(track, place, about)
+    found = _why(case)
+    return Finding(
+        cause=found.cause,
+        step=case.step,
+        began=found.began,
+        worst=case.step,
+        r=case.now("r"),
+        last=case.step,
+        beyond=0,
+        target=case.now("target"),
+        serious=found.cause in FAULTS,
+        certain=found.cause in FAULTS,
+        factors=case.factors_since(found.began),
+        evidence=(*found.evidence, f"r stayed within its target of {case.now('target'):g}"),
+        culprits=(),
+    )
+
+
+def _why(case: Case) -> Found:
+    return next(found for found in (rule(case) for rule in RULES) if found)
+
+
+def _is_serious(track: Track, episode: Episode, found: Found) -> bool:
+    times = float(track.r[episode.worst] / track.target[episode.worst])
+    if not math.isfinite(times):
+        return True
+    if found.cause in FAULTS and found.certain and track.step[episode.first] >= _AT_THE_START:
+        return True  # no run that goes well has that
+    if found.cause in (NEAR, TOO_HIGH) or track.step[episode.first] < _AT_THE_START:
+        return times >= _SERIOUS_THERE
+    if found.cause == SENSITIVITY and not found.certain:
+        return times >= 2 * _SERIOUS
+    return times >= _SERIOUS or found.certain and episode.beyond >= _LASTS
+
+
+def _of_collapse(late: Collapsed, track: Track, about: _About) -> Finding:
+    # What else changed the weights has scaled the logits as well.
+    place = int(np.searchsorted(track.step, late.step, "right"))
+    cases = [_case(track, at, about) for at in (place - 1, place) if 0 < at < len(track)]
+    why = next((found for found in map(changed_from_outside, cases) if found), None)
+    return Finding(
+        cause=why.cause if why else COLLAPSE,
+        step=late.step,
+        began=why.began if why else late.began,
+        worst=late.worst,
+        r=math.nan,
+        last=late.last,
+        beyond=late.beyond,
+        target=math.nan,
+        serious=late.serious,
+        certain=late.certain or why is not None,
+        factors=(),
+        evidence=(why.evidence if why else ()) + late.evidence,
+        culprits=(),
+    )
+
+
+def _main(findings: list[Finding]) -> Finding | None:
+    serious = [f for f in findings if f.serious]
+    later = [f for f in serious if f.step >= _AT_THE_START and f.cause != NEAR] or serious
+    first = next(iter(later), None)
+    if first is None or first.certain:
+        return first
+    # What only grew out of the run itself may be over when something else comes.
+    return next((f for f in later if f.certain and _after_a_calm(f, findings)), first)
+
+
+def _after_a_calm(finding: Finding, findings: list[Finding]) -> bool:
+    return all(finding.step - f.last > APART for f in findings if f.step < finding.step and f.cause != COLLAPSE)
+
+
+def _starts(run: Run, track: Track) -> tuple[int, ...]:
+    """Places of the first readings of every process but the first."""
+    began = [
+        float(start["time"]) for start in run.starts if start.get("writes", "guard") == "guard" and "time" in start
+    ]
+    times = np.array([run.times.get(int(step), math.nan) for step in track.step])
+    places = {int(np.searchsorted(times, at)) for at in began[1:]}
+    return tuple(sorted(place for place in places if 0 < place < len(track)))
+
+
+def _hyper(run: Run) -> dict[str, Any]:
+    for start in run.starts:
+        if start.get("groups"):
+            return {"optimizer": start.get("optimizer"), **start["groups"][0]}
+    return {}
+
+
+def _changes(run: Run, track: Track, places: tuple[int, ...]) -> tuple[tuple[int, dict[str, Any]], ...]:
+    """Settings of the optimizer that were changed, on the way or from one process to the next."""
+    told = [(event.step, event.data) for event in run.events if event.kind == "changed" and event.data]
+    groups = [
+        start["groups"][0] for start in run.starts if start.get("writes", "guard") == "guard" and start.get("groups")
+    ]
+    for place, before, now in zip(places, groups, groups[1:], strict=False):
+        differing = {name: (before[name], now[name]) for name in _TOLD & before.keys() & now.keys()}
+        for name, (old, new) in differing.items():
+            numbers = zip(("beta1", "beta2"), old, new, strict=False) if name == "betas" else [(name, old, new)]
+            told += [
+                (int(track.step[place]), {"name": key, "before": float(a), "now": float(b)})
+                for key, a, b in numbers
+                if a != b
+            ]
+    return tuple(sorted(told, key=lambda change: change[0]))
