@@ -34,7 +34,8 @@ class Rows(Sequence[R], Generic[R]):
     def __init__(self, kind: type[R], rows: Iterable[R] = ()):
         self._kind = cast(Any, kind)  # no type tells that it is a NamedTuple
         self._makers = makers(kind)
-        self.columns = self.taken(list(zip(*rows, strict=True)))
+        self.columns: dict[str, Column] = {name: make(()) for name, make in self._makers.items()}
+        self.extend(self.taken(list(zip(*rows, strict=True))))
 
     def append(self, row: R) -> None:
         """Add one."""
@@ -42,17 +43,16 @@ class Rows(Sequence[R], Generic[R]):
 
     def extend(self, taken: Mapping[str, Column]) -> None:
         """Add many, as :meth:`taken` gives them."""
-        for name, column in self.columns.items():
-            column.extend(cast(Any, taken[name]))
+        for name, column in taken.items():
+            self.columns[name].extend(cast(Any, column))
 
     def taken(self, values: Sequence[Sequence[Any]]) -> dict[str, Column]:
-        """The columns of what each field has in several rows; empty ones of nothing.
+        """The columns of what each field has in several rows; none of no rows.
 
         Raises:
             TypeError, ValueError, OverflowError: If one has something else where a number should be.
         """
-        values = values or [()] * len(self._makers)
-        return {name: make(column) for (name, make), column in zip(self._makers.items(), values, strict=True)}
+        return {name: make(column) for (name, make), column in zip(self._makers.items(), values, strict=bool(values))}
 
     def cut(self, step: int) -> None:
         """Leave out what is from this step on."""

@@ -16,7 +16,7 @@ from stepguard.records.lines import FILE, SCHEMA
 from stepguard.records.reading import Event, Reading
 from stepguard.records.rows import Rows
 
-AT_ONCE = 2**16
+AT_ONCE = 2**17
 """Bytes that are parsed together: four times as fast as line by line, and what they become stays in the cache."""
 
 
@@ -98,7 +98,11 @@ class Run:
     def _take(self, records: list[Any]) -> bool:
         """Take all of these records of steps, or none; several only if no process begins there."""
         kinds = decoding.READING, decoding.COLLAPSE, decoding.EVENT
-        read, looked, events = ([r for r in records if isinstance(r, kind)] for kind in kinds)
+        found = {*map(type, records)}  # of most blocks one
+        read, looked, events = (
+            records if found == {kind} else [r for r in records if isinstance(r, kind)] if kind in found else []
+            for kind in kinds
+        )
         try:
             readings = self.readings.taken(decoding.values(read))
             collapses = self.collapses.taken(decoding.values(looked))
