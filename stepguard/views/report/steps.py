@@ -4,7 +4,7 @@ import math
 
 from stepguard.diagnosis import PostMortem
 from stepguard.diagnosis.done import Done, Forecast
-from stepguard.views.report.blocks import Block, Grid, Say, Section
+from stepguard.views.report.blocks import Block, Chart, Grid, Say, Section
 from stepguard.views.report.wording import counted, number, percent
 
 _TOLD = 5
@@ -35,6 +35,8 @@ def what_was_done(post: PostMortem) -> list[Section]:
         blocks.append(Say(f"perpGrad was on {', '.join(spans[:_TOLD])}{more}."))
     if done.forecasts:
         blocks.append(Say(_forecasts(done.forecasts)))
+    if done.measured:
+        blocks.append(Chart("lengths"))
     return [Section("What the guard did", tuple(blocks))]
 
 
@@ -48,7 +50,7 @@ def _peaks(done: Done) -> list[str]:
     if done.made and done.made != done.asked:
         said.append(f"The largest that was made is {number(done.made.r)}, at step {done.made.step:,}.")
     if done.shortened:
-        said.append(f"Of the steps that were shortened the most is to {number(done.shortest)} of its length.")
+        said.append(f"The one that was shortened most was made {number(done.shortest)} times as long.")
     if done.longest_held > 1:
         said.append(f"At most {done.longest_held:,} in a row were shortened.")
     return said
@@ -61,11 +63,11 @@ def _forecasts(forecasts: tuple[Forecast, ...]) -> str:
         if forecast.came is not None:
             came = f"came at step {forecast.came:,}"
         told.append(f"at step {forecast.step:,}, of step {forecast.crossing:,}: {came}")
-    more = f"; and {counted(len(forecasts) - _TOLD, 'more')}"[:-1] if len(forecasts) > _TOLD + 1 else ""
+    more = f"; and {len(forecasts) - _TOLD:,} more" if len(forecasts) > _TOLD else ""
     came_true = sum(forecast.came is not None for forecast in forecasts)
     return (
-        f"{counted(len(forecasts), 'time')} it was said that r would pass its target, and {came_true:,} of them it did: "
-        f"{'; '.join(told)}{more}."
+        f"{counted(len(forecasts), 'time')} it was said that r would pass its target, and {came_true:,} of them it "
+        f"did: {'; '.join(told)}{more}."
     )
 
 
@@ -83,10 +85,10 @@ def other_targets(post: PostMortem) -> list[Section]:
         for t in post.targets
     )
     text = (
-        "Counted from the same readings, with what the run did otherwise unchanged; a step that is shortened changes those "
-        "after it."
+        "Counted from the same readings, with what the run did otherwise unchanged; a step that is shortened changes "
+        "those after it."
     )
     if post.about.measured < post.about.steps:
         text += " Steps that were not measured count as below."
-    headings = ("target", "steps beyond", "of all", "their length, on average, times")
+    headings = ("target", "steps beyond", "of all", "made times as long, on average")
     return [Section("What other targets would have done", (Grid(headings, rows), Say(text)))]
