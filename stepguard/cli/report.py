@@ -44,7 +44,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _report(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     if [args.html, args.markdown].count("-") + args.json > 1:
-        parser.error("only one of --html -, --markdown - and --json can have the standard output; give the others a file")
+        parser.error(
+            "only one of --html -, --markdown - and --json can have the standard output; give the others a file"
+        )
     told = _told(parser, args)
     for name, file in (("html", args.html), ("markdown", args.markdown)):
         if file is not None:

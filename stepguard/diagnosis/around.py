@@ -28,8 +28,8 @@ _FACTORS = {
     "update per learning rate": "pull",
     "sensitivity": "sensitivity",
 }
-_BEFORE, _AFTER = 40, 20
-"""Readings around a step that a close look shows."""
+_BEFORE, _AFTER, _LEAST = 40, 20, 10
+"""Steps around one that a close look shows, and readings before it, at least."""
 
 
 class Measured(NamedTuple):
@@ -86,7 +86,8 @@ def zoom(track: Track, finding: Finding) -> Zoom | None:
     place = place_of(track, finding.step)
     if place is None or not finding.factors:
         return None
-    near = slice(max(0, place - _BEFORE), place + _AFTER)
+    first, last = np.searchsorted(track.step, [finding.step - _BEFORE, finding.step + _AFTER + 1])
+    near = slice(max(0, min(int(first), place - _LEAST)), int(last))
     usual = {"r": Case(track, place).usual("r"), **{factor.name: factor.before for factor in finding.factors}}
     multiples = {
         name: getattr(track, _FACTORS.get(name, name))[near] / before for name, before in usual.items() if before > 0

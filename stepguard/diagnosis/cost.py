@@ -7,6 +7,7 @@ import numpy as np
 
 from stepguard.diagnosis.about import About
 from stepguard.diagnosis.columns import column, last_known
+from stepguard.diagnosis.track import Numbers
 from stepguard.records import Run
 
 
@@ -46,6 +47,6 @@ def cost(run: Run, run_about: About) -> Cost | None:
     return None if math.isnan(found.guard) and math.isnan(found.monitor) else found
 
 
-def _middle(shares: np.ndarray) -> float:
+def _middle(shares: Numbers) -> float:
     known = shares[np.isfinite(shares)]
     return float(np.median(known)) if len(known) else math.nan

@@ -63,7 +63,7 @@ def post_mortem(run: Run) -> PostMortem:
         >>> run = Run(Path("stepguard.jsonl"))
         >>> for step in range(50):
         ...     lr = 10.0 if step == 40 else 0.1
-        ...     run.readings.append(Reading(step, 2 * lr, lr, 0.5, 6.28 * lr, 1.0, lr, lr, target=1.0, gradient_norm=1.0))
+        ...     run.readings.append(Reading(step, 2 * lr, lr, 0.5, 6.28 * lr, 1.0, lr, lr, 1.0, gradient_norm=1.0))
         >>> print(post_mortem(run).verdict)
         step 40: r = 20 of 1: learning rate jump. The learning rate went from 0.1 to 10 at once, 100 times as large.
         >>> print(post_mortem(run).advice[0].because)

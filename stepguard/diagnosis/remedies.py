@@ -33,8 +33,8 @@ _LOWER = Remedy(
 )
 _FRESH = Remedy(
     "save optimizer.state_dict() and that of the scheduler, and load both when the run goes on",
-    "a new process began at step {resumed}, and its updates are {pull_grown} times as long per learning rate as before, "
-    "for a gradient {gradient_times} times as large",
+    "a new process began at step {resumed}, and its updates are {pull_grown} times as long per learning rate as "
+    "before, for a gradient {gradient_times} times as large",
 )
 _SAMPLE = Remedy(
     "look at sample {sample} of the batch of step {culprit_step}",
@@ -105,8 +105,8 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
     causes.MOMENTUM: (
         Remedy(
             "lower the momentum, or the learning rate by as much",
-            "with {momentum} the gradients of some {memory} steps add up, and the update is {gain_times} times as long as "
-            "it was for the same gradient",
+            "with {momentum} the gradients of some {memory} steps add up, and the update is {gain_times} times as long "
+            "as it was for the same gradient",
         ),
         _LOWER,
         _CLAMP,
@@ -178,7 +178,7 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
     "healthy": (
         Remedy(
             "try a larger learning rate, if training is slow",
-            "in every part of the run 95% of the readings would have kept to the target with {room} times as large a one; "
+            "in every part of the run 95% of the readings would have kept to the target with {room} times as much; "
             "other limits than that of the softmax may come before",
         ),
     ),

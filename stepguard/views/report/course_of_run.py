@@ -4,10 +4,15 @@ import math
 
 from stepguard.diagnosis import PostMortem
 from stepguard.diagnosis.headroom import Headroom
-from stepguard.diagnosis.softmax import Softmax
+from stepguard.diagnosis.softmax import ALONG, Softmax
 from stepguard.views.report.blocks import Block, Chart, Grid, Say, Section
 from stepguard.views.report.wording import counted, number, percent
 
+_ALIGNED = (
+    (ALONG, "steps mostly scale the weights, which lets the logits grow and teaches little"),
+    (0.3, "in part steps only scale the weights"),
+    (-math.inf, "steps do not just scale the weights"),
+)
 _ALIKE = 1.3
 """Times as large as the smallest room the largest is where it is the same throughout."""
 
@@ -29,8 +34,8 @@ def the_softmax(post: PostMortem) -> list[Section]:
 
 
 def _of_the_softmax(near: Softmax) -> list[str]:
-    classes = f", {counted(near.classes, 'class').replace('classs', 'classes')}" if near.classes else ""
-    said = [f"In {counted(near.looks, 'look')}{classes}: headroom is that of one sample in a hundred."]
+    classes = f", of {near.classes:,} classes" if near.classes > 1 else ""
+    said = [f"{counted(near.looks, 'look')}{classes}. Headroom is that of one sample in a hundred."]
     if near.collapsed_most > 0:
         said.append(
             f"Most of all, {percent(near.collapsed_most)} of the samples, had collapsed at step "
@@ -44,7 +49,7 @@ def _of_the_softmax(near: Softmax) -> list[str]:
             f"In the second half the gradient was along the weights with a cosine of {near.alignment:.2f}: {what}."
         )
         if near.scales and not near.curing:
-            said.append("perpGrad takes out that part.")
+            said.append("perpGrad would take out that part.")
     if near.curing:
         said.append(f"perpGrad was on at {percent(near.curing)} of the looks.")
     return said
@@ -70,8 +75,8 @@ def _of_the_rate(room: Headroom) -> str:
     if high <= _ALIKE * low:
         return f"It could have been about {number(low)} times as large throughout."
     first, last = room.phases[0], room.phases[-1]
-    said = f"It could have been {number(first.times)} times as large up to step {first.last:,}, {number(last.times)} times from "
-    said += f"step {last.first:,} on"
+    said = f"It could have been {number(first.times)} times as large up to step {first.last:,}, "
+    said += f"{number(last.times)} times from step {last.first:,} on"
     tightest = min(room.phases, key=lambda phase: phase.times)
     if tightest.times < min(first.times, last.times):
         said += f", and {number(tightest.times)} times from step {tightest.first:,} to {tightest.last:,}"
@@ -80,13 +85,13 @@ def _of_the_rate(room: Headroom) -> str:
 
 def _left_out(room: Headroom) -> str:
     said = (
-        "r is proportional to the learning rate; this is what 95% of the readings of each part would have borne, with all else "
-        "as it was. Other limits than that of the softmax may come before it."
+        "r is proportional to the learning rate; this is what 95% of the readings of each part would have borne, "
+        "with all else as it was. Other limits than that of the softmax may come before it."
     )
     if room.until is not None:
-        said += f" Readings from step {room.until:,} on are left out: what was let through there may have damaged the model."
+        said += f" Left out: readings from step {room.until:,} on, for what was let through may have damaged the model."
     elif room.left_out:
-        said += f" {counted(room.left_out, 'reading')} beyond the target for a reason found above {'is' if room.left_out == 1 else 'are'} left out."
+        said += f" Left out: {counted(room.left_out, 'reading')} beyond the target, for the reason found above."
     return said
 
 

@@ -29,7 +29,7 @@ def markdown(told: Sequence[Told]) -> str:
 
 
 def text_chart(told: Told) -> str:
-    """r over the steps, drawn with letters."""
+    """R over the steps, drawn with letters."""
     console = Console(file=io.StringIO(), width=_WIDTH, color_system=None, legacy_windows=False)
     with console.capture() as captured:
         console.print(Columns(told.trail(), told.limit, height=7))
@@ -54,7 +54,7 @@ def _block(block: Block, told: Told) -> Iterator[str]:
     elif isinstance(block, Facts):
         yield from (f"- {name}: {_plain(value)}" for name, value in block.pairs)
     elif isinstance(block, Items):
-        yield from (f"{i}. **{_plain(do)}**: {_plain(why)}" for i, (do, why) in enumerate(block.pairs, 1))
+        yield from (f"{i}. **{_plain(do)}** {_plain(why)}" for i, (do, why) in enumerate(block.pairs, 1))
     elif isinstance(block, Grid):
         yield from _grid(block)
     elif isinstance(block, Chart) and block.name == "r":

@@ -49,7 +49,8 @@ def _head(told: Sequence[Told]) -> Iterator[str]:
 
 def _scripts(drawn: Sequence[dict[str, Picture]]) -> Iterator[str]:
     # Of JSON in a page only "<" could end it.
-    yield f'<script type="application/json" id="data">{json.dumps(drawn, separators=(",", ":")).replace("<", chr(92) + "u003c")}</script>'
+    data = json.dumps(drawn, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    yield f'<script type="application/json" id="data">{data}</script>'
     yield f"<!--\n{(_TAB / 'uPlot.LICENSE').read_text()}-->"
     yield f"<script>{(_TAB / 'uPlot.iife.min.js').read_text()}</script>"
     yield f"<script>(() => {{\n{_alone('drawing.js')}\n{(_OURS / 'report.js').read_text()}\n}})();</script>"
@@ -109,7 +110,8 @@ def _bars(values: Sequence[float]) -> Iterator[str]:
     for value in values:
         left, width = 100 * (min(value, 0.0) - least) / whole, 100 * abs(value) / whole
         kind = "bar less" if value < 0 else "bar"
-        yield f'<td class="bars"><div class="{kind}" style="margin-left:{left:.1f}%;width:{width:.1f}%"></div></td>'
+        bar = f'<div class="{kind}" style="margin-left:{left:.1f}%;width:{width:.1f}%"></div>' if value else ""
+        yield f'<td class="bars">{bar}</td>'
 
 
 def _chart(name: str, told: Told, picture: Picture, number: int | None) -> Iterator[str]:

@@ -23,7 +23,7 @@ Picture = dict[str, Any]
 
 def pictures(told: Told) -> dict[str, Picture]:
     """Every chart of a run by its name, as the page's script takes them; plain values, JSON-able."""
-    found = {"r": _r(told), "lengths": _lengths(told), "rates": _rates(told)}
+    found: dict[str, Picture | None] = {"r": _r(told), "lengths": _lengths(told), "rates": _rates(told)}
     found |= {"headroom": _headroom(told), "zoom": _zoom(told)}
     return {name: picture for name, picture in found.items() if picture and _has_something(picture)}
 

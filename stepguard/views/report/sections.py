@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from stepguard.diagnosis import PostMortem
 from stepguard.diagnosis.about import About
+from stepguard.diagnosis.verdict import sentence
 from stepguard.views.report.blocks import Block, Chart, Facts, Grid, Items, Section, Verdict
 from stepguard.views.report.cause import what_changed, where_from
 from stepguard.views.report.course_of_run import the_cost, the_rate, the_softmax
@@ -111,7 +112,7 @@ def _setting(value: object) -> str:
 
 
 def _advice(post: PostMortem) -> list[Section]:
-    pairs = tuple((item.do, item.because) for item in post.advice)
+    pairs = tuple((sentence(item.do), sentence(item.because)) for item in post.advice)
     return [Section("What to do", (Items(pairs),))] if pairs else []
 
 
@@ -133,7 +134,7 @@ def _findings(post: PostMortem) -> list[Section]:
     ]
     if not rows:
         return []
-    grid = Grid(("steps", "cause", "", "began at", "largest r", "target", "steps beyond"), tuple(rows), words=3)
+    grid = Grid(("steps", "cause", "", "began", "largest r", "target", "beyond"), tuple(rows), words=3)
     left = len(findings) - len(rows)
     title = "All that was found" if not left else f"The {len(rows)} gravest of {len(findings):,} findings"
     return [Section(title, (grid,))]

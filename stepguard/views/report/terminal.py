@@ -68,7 +68,7 @@ def _items(block: Items) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for number, (do, because) in enumerate(block.pairs, 1):
-        table.add_row(f"{number}.", Text.assemble((do, "bold"), ": ", because))
+        table.add_row(f"{number}.", Text.assemble((do, "bold"), " ", because))
     return table
 
 

@@ -26,7 +26,7 @@ class Told(NamedTuple):
         return self.post.about.target if np.isfinite(self.post.about.target) else 1.0
 
     def trail(self) -> Trail:
-        """r over the steps, for a chart of text."""
+        """R over the steps, for a chart of text."""
         track, trail = track_of(self.run), Trail()
         r = np.where(np.isnan(track.r), np.inf, track.r)
         finite = extremes({"step": track.step, "r": r}, ["r"], _MOST)
