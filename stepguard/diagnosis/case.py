@@ -11,6 +11,8 @@ from stepguard.diagnosis.track import Numbers, Places, Track
 
 _LATELY = 10
 """Readings that tell what was usual just before."""
+_RECENT = 25
+"""Steps that are lately, if there were enough readings in them."""
 _BEFORE = 40
 """Readings that tell how far what is usual goes."""
 _LONG = 400
@@ -48,12 +50,14 @@ class Case:
         at: The place of the step among them.
         starts: Places of the first readings of each process after the first.
         hyper: Of the optimizer: its name, and the settings of its first parameter group.
+        changes: Of these settings, up to the step: at which, and name, before and now.
     """
 
     track: Track
     at: int
     starts: tuple[int, ...] = ()
     hyper: dict[str, Any] | None = None
+    changes: tuple[tuple[int, dict[str, Any]], ...] = ()
 
     @property
     def step(self) -> int:
@@ -63,7 +67,9 @@ class Case:
     @cached_property
     def lately(self) -> Places:
         """Places of the last readings before it, those within their target if there are any."""
-        return self._calm(_LATELY)
+        places = self._calm(_LATELY)
+        near = places[self.track.step[places] >= self.step - _RECENT]
+        return near if len(near) >= 3 else places[-3:]
 
     @cached_property
     def before(self) -> Places:
@@ -110,6 +116,15 @@ class Case:
         usual = self.usual(name)
         return self.now(name) / usual if usual else math.nan
 
+    def settled(self, name: str) -> float:
+        """What it is about the step, in the middle of a few readings: one that is beyond by luck says little."""
+        track = self.track
+        places = np.arange(max(0, self.at - 2), min(len(track), self.at + 3))
+        places = places[np.abs(track.step[places] - self.step) <= 5]
+        values = getattr(track, name)[places]
+        known = values[np.isfinite(values)]
+        return float(np.median(known)) if len(known) else math.nan
+
     def leapt(self, name: str) -> float:
         """How many times as large it is as in the reading before."""
         before = float(getattr(self.track, name)[self.at - 1]) if self.at else math.nan
@@ -118,7 +133,7 @@ class Case:
     def grown_since(self, name: str) -> float:
         """How many times as large it is as where r began to grow."""
         before = self.usual(name, self.around(self.since))
-        return self.now(name) / before if before else math.nan
+        return self.settled(name) / before if before else math.nan
 
     def grown_from_the_start(self, name: str) -> float:
         """How many times as large it is as in the first steps of the run."""
@@ -133,7 +148,15 @@ class Case:
     @cached_property
     def factors(self) -> tuple[Factor, ...]:
         """What r is made of, before and now: before is lately where it was sudden, else where r began to grow."""
-        places = self.lately if self.sudden else self.around(self.since)
+        return self._factors(self.lately if self.sudden else self.around(self.since))
+
+    def factors_since(self, step: int) -> tuple[Factor, ...]:
+        """The same, where before is just before another step; after the first ones if nothing is before that."""
+        place = int(np.searchsorted(self.track.step, step))
+        places = np.arange(max(0, place - 4), place) if place else np.arange(min(3, self.at))
+        return self._factors(places) if len(places) else self.factors
+
+    def _factors(self, places: Places) -> tuple[Factor, ...]:
         known = not math.isnan(self.now("gradient") * self.usual("gradient", places))
         columns = {"learning rate": "lr", "gradient": "gradient", "gain": "gain"}
         if not known:

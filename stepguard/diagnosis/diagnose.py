@@ -94,17 +94,28 @@ def diagnose(run: Run) -> Diagnosis:
         ('learning rate jump', 40, ('the learning rate went from 0.1 to 10 at once, 100 times as large',))
     """
     track = track_of(run)
-    starts, hyper = _starts(run, track), _hyper(run)
-    findings = [_finding(run, track, episode, starts, hyper) for episode in episodes_of(track)]
+    about = _About(_starts(run, track), _hyper(run), _changes(run))
+    findings = [_finding(run, track, episode, about) for episode in episodes_of(track)]
     late = collapsed(run)
     if late:
-        findings.append(_of_collapse(late, track, starts, hyper))
+        findings.append(_of_collapse(late, track, about))
     findings.sort(key=lambda finding: finding.step)
     return Diagnosis(_main(findings), tuple(findings))
 
 
-def _finding(run: Run, track: Track, episode: Episode, starts: tuple[int, ...], hyper: dict[str, Any]) -> Finding:
-    case = Case(track, episode.first, starts, hyper)
+class _About(NamedTuple):
+    starts: tuple[int, ...]
+    hyper: dict[str, Any]
+    changes: tuple[tuple[int, dict[str, Any]], ...]
+
+
+def _case(track: Track, at: int, about: _About) -> Case:
+    before = tuple(change for change in about.changes if change[0] <= track.step[at])
+    return Case(track, at, about.starts, about.hyper, before)
+
+
+def _finding(run: Run, track: Track, episode: Episode, about: _About) -> Finding:
+    case = _case(track, episode.first, about)
     found = _why(case)
     first, last = int(track.step[episode.first]), int(track.step[episode.last])
     culprits = [Culprit.of(event) for event in run.events if event.kind == "culprit" and first <= event.step <= last]
@@ -119,7 +130,7 @@ def _finding(run: Run, track: Track, episode: Episode, starts: tuple[int, ...], 
         beyond=episode.beyond,
         target=float(track.target[episode.first]),
         serious=_is_serious(track, episode, found),
-        factors=case.factors,
+        factors=case.factors_since(found.began),
         evidence=found.evidence,
         culprits=tuple(known),
     )
@@ -142,10 +153,10 @@ def _is_serious(track: Track, episode: Episode, found: Found) -> bool:
     return times >= _SERIOUS or found.certain and episode.beyond >= _LASTS
 
 
-def _of_collapse(late: Collapsed, track: Track, starts: tuple[int, ...], hyper: dict[str, Any]) -> Finding:
+def _of_collapse(late: Collapsed, track: Track, about: _About) -> Finding:
     # What else changed the weights has scaled the logits as well.
     place = int(np.searchsorted(track.step, late.step, "right"))
-    cases = [Case(track, at, starts, hyper) for at in (place - 1, place) if 0 < at < len(track)]
+    cases = [_case(track, at, about) for at in (place - 1, place) if 0 < at < len(track)]
     why = next((found for found in map(changed_from_outside, cases) if found), None)
     return Finding(
         cause=why.cause if why else COLLAPSE,
@@ -192,3 +203,8 @@ def _hyper(run: Run) -> dict[str, Any]:
         if start.get("groups"):
             return {"optimizer": start.get("optimizer"), **start["groups"][0]}
     return {}
+
+
+def _changes(run: Run) -> tuple[tuple[int, dict[str, Any]], ...]:
+    """Settings of the optimizer that were changed, on the way or from one process to the next."""
+    return tuple((event.step, event.data) for event in run.events if event.kind == "changed" and event.data)

@@ -15,6 +15,7 @@ from stepguard.guard.change import Change
 from stepguard.guard.cost import Cost
 from stepguard.guard.culprits import Culprits
 from stepguard.guard.hooks import hook_step, owners
+from stepguard.guard.hyperparameters import Hyperparameters
 from stepguard.guard.interrupts import uninterrupted
 from stepguard.guard.known_optimizers import cautions
 from stepguard.guard.movement import moved_since
@@ -68,6 +69,7 @@ class Guard:
         self._change = Change(model, optimizer, self._ranks, settings.changes)
         self._pacing = Pacing(settings, optimizer, self._ranks)
         self._calm = Calm()
+        self._hyperparameters = Hyperparameters(optimizer)
         self._culprits = Culprits(model, optimizer, rank())
         self._outlook = Outlook(settings.target, optimizer, schedule)
         self._due = self._ending = False
@@ -369,6 +371,8 @@ class Guard:
             **_of_inputs(seen),
             lrs=[None if rate is None else float(rate) for rate in rates] if len(rates) > 1 else None,
         )
+        for changed in self._hyperparameters.changed():
+            self._reporter.changed(self.step, changed.message, changed._asdict())
         held = self._calm.held if self._calm.says_so else 0
         self._reporter.reading(self.last, held, self._crossing(r, lr) if estimator != "prediction" else None)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from stepguard.guard.policy import Settings
 from stepguard.guard.reporter import Reporter
@@ -88,6 +89,10 @@ class StepReporter(Reporter):
             raise error
         reason = f"{type(error).__name__}: {error}"
         self.warn_once("schedule", f"the schedule cannot be looked ahead of, so forecasts go without it ({reason})")
+
+    def changed(self, step: int, message: str, data: dict[str, Any]) -> None:
+        """A setting of the optimizer is another than at the reading before."""
+        self.tell(Event(step, "changed", f"step {step}: {message}", data=data))
 
     def skipped(self, step: int) -> None:
         """The optimizer moved nothing."""

@@ -92,6 +92,7 @@ class Event(NamedTuple):
     ``skipped`` (the optimizer moved nothing), ``found`` (what r is taken of, and how, when that is new),
     ``fallback`` (slopes are taken by another estimator from here on, and why) and ``unmeasured`` (training went on
     without a reading; the message says why), ``caution`` (the optimizer is one whose clamped steps have a sequel),
+    ``changed`` (a setting of the optimizer is another than before; ``data`` has ``group, name, before, now``),
     ``culprit`` (where the r of a breach comes from; ``data`` has the fields of a :class:`Culprit`).
     From a collapse monitor also ``warning`` (softmax collapse is near), ``onset`` (it is there), ``recovery`` (it is
     far again), ``cure_on`` and ``cure_off`` (perpGrad was switched) and ``stop`` (training was asked to end).

@@ -32,6 +32,7 @@ _SAYS = {
     "measured by a finite difference from step": "fallback",
     "will pass the target": "forecast",
     " comes from sample": "culprit",
+    " was changed from ": "changed",
     "all asked for more than the target": "held",
     "softmax collapse is near": "warning",
     "the softmax has collapsed": "onset",

@@ -149,6 +149,7 @@ SPOILED: dict[str, Spoiled] = {
         "warm restart",
         BEGINS,
         Faults(rate=cosine_with_restart, optimizer=sgd(0.3)),
+        within=15,
     ),
     "nothing": Spoiled("healthy", None, Faults(optimizer=sgd(0.05))),
     "nothing, with Adam": Spoiled("healthy", None, Faults(optimizer=adam(1e-3)), action="clamp"),

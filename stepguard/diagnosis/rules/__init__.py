@@ -3,7 +3,7 @@
 from stepguard.diagnosis.rules.batch import large_input, large_loss, other_inputs, wrong_labels
 from stepguard.diagnosis.rules.found import Found, Rule
 from stepguard.diagnosis.rules.numbers import not_finite
-from stepguard.diagnosis.rules.optimizer import long_way, other_state
+from stepguard.diagnosis.rules.optimizer import changed_settings, long_way, other_state
 from stepguard.diagnosis.rules.rate import from_the_start, rate
 from stepguard.diagnosis.rules.rest import nothing_changed, sensitive
 from stepguard.diagnosis.rules.resumed import resumed
@@ -15,6 +15,7 @@ RULES: tuple[Rule, ...] = (
     large_input,
     other_inputs,
     changed_from_outside,
+    changed_settings,
     resumed,
     large_loss,
     wrong_labels,

@@ -66,7 +66,9 @@ def large_loss(case: Case) -> Found | None:
 
 def wrong_labels(case: Case) -> Found | None:
     """The loss or the gradient of a batch is suddenly larger than any before, with inputs as ever."""
-    loss, gradient = _burst(case, "loss"), _burst(case, "gradient")
+    loss = _burst(case, "loss")
+    # A gradient alone may be large for many reasons; where the loss is known it would be too.
+    gradient = _burst(case, "gradient") if loss is not None or math.isnan(case.now("loss")) else None
     if loss is None and gradient is None:
         return None
     said = []

@@ -3,27 +3,44 @@ from __future__ import annotations
 import math
 
 from stepguard.diagnosis.case import Case
-from stepguard.diagnosis.causes import MOMENTUM, OPTIMIZER_STATE
-from stepguard.diagnosis.rules.found import Found, number, times
+from stepguard.diagnosis.causes import MOMENTUM, OPTIMIZER_STATE, WEIGHTS
+from stepguard.diagnosis.rules.found import Found, times
 
 _GROWN = 2.0
+_BY_SETTING = {"weight_decay": WEIGHTS, "beta2": OPTIMIZER_STATE, "alpha": OPTIMIZER_STATE, "eps": OPTIMIZER_STATE}
+_LATER = 100
+"""Steps after a change in which it may be why."""
 _LONG_MEMORY = 0.97
 """Momentum from which on it adds up over some thirty steps."""
 
 
+def changed_settings(case: Case) -> Found | None:
+    """Somebody has changed a setting of the optimizer, not long before."""
+    for step, changed in case.changes[::-1]:
+        name, before, now = changed["name"], float(changed["before"]), float(changed["now"])
+        cause = MOMENTUM if name in ("momentum", "beta1") and now > before else _BY_SETTING.get(name)
+        if name == "weight_decay" and now >= 0 or cause is None or case.step - step > _LATER:
+            continue
+        return Found(
+            cause, step, (f"the optimizer's {name} was changed from {before:g} to {now:g} at about step {step}",)
+        )
+    return None
+
+
 def long_way(case: Case) -> Found | None:
     """Steps that go the same way for long have added up in the momentum."""
-    gain, grown = case.now("gain"), case.grown_since("gain")
-    pull = case.grown_since("pull")
     momentum = _momentum(case)
-    step = int(case.track.step[case.since])
-    built_up = grown >= _GROWN and pull >= _GROWN and not case.leapt("gain") >= _GROWN and case.share("gain") >= 0.4
-    outlives = momentum is not None and momentum >= _LONG_MEMORY and gain >= 0.2 / (1 - momentum) and _is_plain(case)
-    if not (built_up or outlives):
+    grown, pull, share = case.grown_since("gain"), case.grown_since("pull"), case.share("gain")
+    keeps = momentum is not None and momentum >= _LONG_MEMORY
+    built_up = grown >= _GROWN and pull >= _GROWN and share >= (0.2 if keeps else 0.4)
+    if not (built_up and not case.leapt("gain") >= _GROWN) and not (
+        keeps and _is_plain(case) and case.settled("gain") >= 3
+    ):
         return None
+    step = int(case.track.step[case.since])
     said = [
-        f"the update is {times(gain)} the learning rate times the gradient, {number(case.usual('gain', case.around(case.since)))} at "
-        f"step {step}: gradients of many steps have added up"
+        f"the update is {times(case.settled('gain'))} as long as learning rate times gradient, at step {step} it was "
+        f"{times(case.usual('gain', case.around(case.since)))}: the gradients of many steps have added up"
     ]
     if momentum is not None:
         said.append(f"with a momentum of {momentum:g} up to {times(1 / (1 - momentum))} can add up")
