@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,15 @@ from stepguard.records import Run
 
 _TOLD = ("lr", "momentum", "nesterov", "betas", "beta", "alpha", "eps", "weight_decay", "rho")
 """Settings of a parameter group that are worth a line."""
+
+
+class Setting(NamedTuple):
+    """One that was changed, seen at a step."""
+
+    step: int
+    name: str
+    before: float
+    now: float
 
 
 class About(NamedTuple):
@@ -41,6 +51,8 @@ class About(NamedTuple):
     """``"ended"``, ``"unfinished"`` (it has not said that it is over: it goes on, or was killed) or ``"unknown"``."""
     resumed: tuple[int, ...]
     """First steps of the processes that went on with it."""
+    changed: tuple[Setting, ...]
+    """Settings of the optimizer that became others on the way."""
     notices: tuple[str, ...]
 
 
@@ -81,8 +93,16 @@ def about(run: Run) -> About:
         seconds=float(times.max()) - begun[0] if begun else 0.0,
         state=("ended" if run.ended else "unfinished") if run.starts else "unknown",
         resumed=_resumed(run),
+        changed=tuple(_changed(run)),
         notices=tuple(run.notices),
     )
+
+
+def _changed(run: Run) -> Iterator[Setting]:
+    for event in run.events:
+        if event.kind == "changed" and event.data and event.data.keys() >= {"name", "before", "now"}:
+            name, before, now = (event.data[key] for key in ("name", "before", "now"))
+            yield Setting(event.step, str(name), float(before), float(now))
 
 
 def _action(run: Run) -> str | None:

@@ -28,7 +28,7 @@ _FACTORS = {
     "update per learning rate": "pull",
     "sensitivity": "sensitivity",
 }
-_BEFORE, _AFTER, _LEAST = 40, 20, 10
+_BEFORE, _AFTER, _LEAST = 40, 20, 3
 """Steps around one that a close look shows, and readings before it, at least."""
 
 

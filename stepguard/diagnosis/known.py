@@ -25,6 +25,8 @@ _LOW = 0.4
 """Share of the headroom that a dtype has, below which a forecast is believed, as the monitor does."""
 _JUST_BEFORE = 50
 """Steps after a new process has begun in which that may be why."""
+_AFTER_A_CHANGE = 100
+"""The same of a setting that was changed."""
 
 
 def of_the_guard(about: About, done: Done | None) -> Known:
@@ -65,6 +67,10 @@ def of_the_finding(main: Finding, about: About, track: Track) -> Known:
         known["resumed"] = f"{resumed[-1]:,}"
     if main.evidence:
         known["evidence"] = main.evidence[0]
+    changed = [setting for setting in about.changed if 0 <= main.step - setting.step < _AFTER_A_CHANGE]
+    if changed:
+        step, name, before, now = changed[-1]
+        known |= {"setting": name, "setting_before": f"{before:g}", "setting_now": f"{now:g}", "changed": f"{step:,}"}
     return known | _of_the_culprit(main)
 
 

@@ -36,6 +36,10 @@ _FRESH = Remedy(
     "a new process began at step {resumed}, and its updates are {pull_grown} times as long per learning rate as "
     "before, for a gradient {gradient_times} times as large",
 )
+_SETTING = Remedy(
+    "put {setting} of the optimizer back to {setting_before}, or lower the learning rate with the change",
+    "it was changed to {setting_now} at about step {changed}, and r passed its target at step {step}",
+)
 _SAMPLE = Remedy(
     "look at sample {sample} of the batch of step {culprit_step}",
     "it has r = {culprit_r}: class {rising} rises over class {falling} by {spread} nats",
@@ -103,6 +107,7 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
         _CLAMP,
     ),
     causes.MOMENTUM: (
+        _SETTING,
         Remedy(
             "lower the momentum, or the learning rate by as much",
             "with {momentum} the gradients of some {memory} steps add up, and the update is {gain_times} times as long "
@@ -112,6 +117,7 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
         _CLAMP,
     ),
     causes.OPTIMIZER_STATE: (
+        _SETTING,
         _FRESH,
         Remedy(
             "warm the learning rate up again where the optimizer begins anew, and keep its betas and eps",
@@ -121,6 +127,7 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
         _CLAMP,
     ),
     causes.WEIGHTS: (
+        _SETTING,
         Remedy(
             "find what changes the weights from step {began} on: a checkpoint, a hook, a decay of the wrong sign",
             "their norm is {weights} at step {step}; at the start of the run it was {weights_first}",

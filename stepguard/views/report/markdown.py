@@ -41,8 +41,7 @@ def _section(section: Section, told: Told) -> Iterator[str]:
     yield f"{'##' if first else '###'} {_plain(section.title)}"
     yield ""
     for block in section.blocks:
-        for line in _block(block, told):
-            yield line
+        yield from _block(block, told)
         yield ""
 
 

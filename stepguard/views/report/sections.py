@@ -10,7 +10,7 @@ from stepguard.diagnosis.about import About
 from stepguard.diagnosis.verdict import sentence
 from stepguard.views.report.blocks import Block, Chart, Facts, Grid, Items, Section, Verdict
 from stepguard.views.report.cause import what_changed, where_from
-from stepguard.views.report.course_of_run import the_cost, the_rate, the_softmax
+from stepguard.views.report.limits import the_cost, the_rate, the_softmax
 from stepguard.views.report.steps import other_targets, what_was_done
 from stepguard.views.report.wording import also, counted, number, when
 from stepguard.views.words import span
@@ -89,6 +89,8 @@ def _facts(about: About) -> list[tuple[str, str]]:
     if about.resumed:
         steps = also([f"{step:,}" for step in about.resumed[:5]])
         facts.append(("processes", f"{len(about.resumed) + 1}; new ones went on at {steps}"))
+    for step, name, before, now in about.changed[:_NOTICES]:
+        facts.append(("changed", f"{name} from {before:g} to {now:g}, at about step {step:,}"))
     if about.world_size > 1:
         facts.append(("ranks", f"{about.world_size}"))
     facts.append(("records", about.path))

@@ -36,7 +36,7 @@ def what_was_done(post: PostMortem) -> list[Section]:
     if done.forecasts:
         blocks.append(Say(_forecasts(done.forecasts)))
     if done.measured:
-        blocks.append(Chart("lengths"))
+        blocks += [Chart("lengths"), *([] if post.headroom else [Chart("rates")])]
     return [Section("What the guard did", tuple(blocks))]
 
 

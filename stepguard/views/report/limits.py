@@ -44,10 +44,9 @@ def _of_the_softmax(near: Softmax) -> list[str]:
     if near.last > 0 and near.forecast is not None:
         said.append(f"If it goes on as it did, collapse begins at about step {near.forecast:,.0f}.")
     if not math.isnan(near.alignment):
-        what = "mostly scaling the weights" if near.scales else "not mostly scaling the weights"
-        said.append(
-            f"In the second half the gradient was along the weights with a cosine of {near.alignment:.2f}: {what}."
-        )
+        what = next(words for least, words in _ALIGNED if near.alignment >= least)
+        cosine = f"{near.alignment:.2f}".replace("-0.00", "0.00")
+        said.append(f"In the second half the gradient was along the weights with a cosine of {cosine}: {what}.")
         if near.scales and not near.curing:
             said.append("perpGrad would take out that part.")
     if near.curing:
