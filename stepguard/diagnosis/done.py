@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stepguard.diagnosis.columns import column
-from stepguard.diagnosis.track import Flags, Numbers, track_of
+from stepguard.diagnosis.track import Flags, Numbers, Track
 from stepguard.records import Run
 
 _ABOUT_STEP = re.compile(r"at about step (\d+)")
@@ -59,22 +58,23 @@ class Done(NamedTuple):
     forecasts: tuple[Forecast, ...]
 
 
-def done(run: Run) -> Done | None:
+def done(run: Run, track: Track) -> Done | None:
     """What the guard did; None if it had nothing to do with.
 
     Example:
         >>> from pathlib import Path
+        >>> from stepguard.diagnosis.track import track_of
         >>> from stepguard.records import Reading
         >>> run = Run(Path("stepguard.jsonl"))
         >>> run.readings.append(Reading(3, 4.0, 4.0, 1.0, 12.6, 0.25, 0.1, 0.025, target=1.0))
-        >>> done(run).shortened, done(run).asked, done(run).made
+        >>> found = done(run, track_of(run))
+        >>> found.shortened, found.asked, found.made
         (1, Peak(step=3, r=4.0), Peak(step=3, r=1.0))
     """
     kinds = [event.kind for event in run.events]
     if not len(run.readings) and not {"skipped", "unmeasured"} & set(kinds):
         return None
-    track = track_of(run)
-    scale = column(run.readings, "scale")
+    scale = track.scale
     shortened = (scale > 0) & (scale < 1)
     with np.errstate(invalid="ignore"):
         made = np.where(scale == 0, 0.0, track.r * scale)

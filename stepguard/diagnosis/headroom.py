@@ -5,8 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stepguard.diagnosis.diagnose import Diagnosis
-from stepguard.diagnosis.track import Flags, Track, track_of
-from stepguard.records import Run
+from stepguard.diagnosis.track import Flags, Track
 
 _PHASES = 6
 _EACH = 10
@@ -43,7 +42,7 @@ class Headroom(NamedTuple):
     until: int | None
 
 
-def headroom(run: Run, diagnosis: Diagnosis) -> Headroom | None:
+def headroom(track: Track, diagnosis: Diagnosis) -> Headroom | None:
     """How large the learning rate could have been; None where too little is known.
 
     r is linear in the learning rate, so ``target / r`` is how many times as large it could have been. Of no use are
@@ -52,15 +51,15 @@ def headroom(run: Run, diagnosis: Diagnosis) -> Headroom | None:
     Example:
         >>> from pathlib import Path
         >>> from stepguard.diagnosis.diagnose import diagnose
-        >>> from stepguard.records import Reading
+        >>> from stepguard.diagnosis.track import track_of
+        >>> from stepguard.records import Reading, Run
         >>> run = Run(Path("stepguard.jsonl"))
         >>> for step in range(40):
         ...     run.readings.append(Reading(step, 0.25, 1.0, 4.0, 1.0, 1.0, 0.1, 0.1, target=1.0))
-        >>> phase = headroom(run, diagnose(run)).phases[0]
+        >>> phase = headroom(track_of(run), diagnose(run)).phases[0]
         >>> phase.lr, phase.times, phase.borne
         (0.1, 4.0, 0.4)
     """
-    track = track_of(run)
     useful, until = _useful(track, diagnosis)
     if useful.sum() < _EACH:
         return None

@@ -46,6 +46,11 @@ class PostMortem(NamedTuple):
     advice: tuple[Advice, ...]
 
     @property
+    def cause(self) -> str:
+        """Of what spoiled the run; "healthy" if nothing did, "unknown" if nothing was measured."""
+        return self.diagnosis.cause if self.about.measured or self.softmax or self.spoiled else "unknown"
+
+    @property
     def spoiled(self) -> bool:
         """Whether something spoiled the run."""
         return self.diagnosis.main is not None
@@ -70,7 +75,7 @@ def post_mortem(run: Run) -> PostMortem:
         it went from 0.1 to 10; up to 0.5 would have kept to the target
     """
     found, of_it, track = diagnose(run), about(run), track_of(run)
-    what_was_done, near, room = done(run), softmax(run), headroom(run, found)
+    what_was_done, near, room = done(run, track), softmax(run), headroom(track, found)
     return PostMortem(
         about=of_it,
         verdict=verdict(found, of_it, what_was_done, near, track),
@@ -78,7 +83,7 @@ def post_mortem(run: Run) -> PostMortem:
         around=measured_at(track, found.main) if found.main else (),
         zoom=zoom(track, found.main) if found.main else None,
         done=what_was_done,
-        targets=other_targets(run, of_it),
+        targets=other_targets(track, of_it),
         softmax=near,
         headroom=room,
         cost=cost(run, of_it),

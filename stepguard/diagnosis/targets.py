@@ -6,8 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stepguard.diagnosis.about import About
-from stepguard.diagnosis.track import track_of
-from stepguard.records import Run
+from stepguard.diagnosis.track import Track
 
 TARGETS = (0.25, 0.5, 1.0, 2.0, 4.0)
 _SURELY_BELOW = 0.25
@@ -30,7 +29,7 @@ class OtherTarget(NamedTuple):
     """By which those would have been multiplied, on average; nan if there is none."""
 
 
-def other_targets(run: Run, run_about: About) -> tuple[OtherTarget, ...]:
+def other_targets(track: Track, about: About) -> tuple[OtherTarget, ...]:
     """How many steps would have been clamped at other targets, and by how much.
 
     Steps that were not measured count as below, for they are expected to be below a quarter of the target. What a
@@ -39,27 +38,27 @@ def other_targets(run: Run, run_about: About) -> tuple[OtherTarget, ...]:
     Example:
         >>> from pathlib import Path
         >>> from stepguard.diagnosis.about import about
-        >>> from stepguard.records import Reading
+        >>> from stepguard.diagnosis.track import track_of
+        >>> from stepguard.records import Reading, Run
         >>> run = Run(Path("stepguard.jsonl"))
         >>> for step in range(4):
         ...     run.readings.append(Reading(step, 0.2 * step, 1.0, 5.0, 1.0, 1.0, 0.1, 0.1, target=1.0))
-        >>> [(t.target, t.beyond, t.share) for t in other_targets(run, about(run))][:3]
+        >>> [(t.target, t.beyond, t.share) for t in other_targets(track_of(run), about(run))][:3]
         [(0.25, 2, 0.5), (0.5, 1, 0.25), (1.0, 0, 0.0)]
     """
-    track = track_of(run)
     if not len(track):
         return ()
-    own = run_about.target
+    own = about.target
     chosen = sorted({*TARGETS, *([own] if math.isfinite(own) else [])})
-    unseen = run_about.steps > len(track)
+    unseen = about.steps > len(track)
     found = []
     for target in chosen:
         beyond = ~(track.r <= target)
         r = track.r[beyond]
         with np.errstate(divide="ignore", invalid="ignore"):
             factors = np.where(np.isfinite(r), target / r, 0.0)
-        blind = unseen and (run_about.cadence != "auto" or not target >= _SURELY_BELOW * own)
-        share = int(beyond.sum()) / run_about.steps
+        blind = unseen and (about.cadence != "auto" or not target >= _SURELY_BELOW * own)
+        share = int(beyond.sum()) / about.steps
         factor = float(factors.mean()) if len(factors) else math.nan
         found.append(OtherTarget(target, target == own, int(beyond.sum()), share, blind, factor))
     return tuple(found)

@@ -11,6 +11,9 @@ from stepguard.diagnosis.rules.found import number
 from stepguard.diagnosis.softmax import Softmax
 from stepguard.diagnosis.track import Track
 
+_OFTEN = 0.05
+"""Share of the steps from which on it is not brief to be beyond."""
+
 
 def verdict(diagnosis: Diagnosis, about: About, done: Done | None, softmax: Softmax | None, track: Track) -> str:
     """What happened, in a sentence or three."""
@@ -20,7 +23,7 @@ def verdict(diagnosis: Diagnosis, about: About, done: Done | None, softmax: Soft
 def _spoiled(main: Finding, track: Track) -> str:
     place = place_of(track, main.step)
     r = float(track.r[place]) if place is not None else math.nan
-    if math.isnan(main.target):
+    if math.isnan(main.target) or not math.isfinite(r):
         said = f"step {main.step:,}: {main.cause}."
     else:
         said = f"step {main.step:,}: r = {_r(r, main.target)} of {main.target:g}: {main.cause}."
@@ -43,10 +46,11 @@ def _healthy(diagnosis: Diagnosis, about: About, done: Done | None, softmax: Sof
             else f"the softmax collapsed for at most {softmax.collapsed_most:.2%} of the samples"
         )
     if not said:
-        return f"nothing was measured in {about.steps:,} steps, so there is nothing to tell." if about.steps else _EMPTY
+        return f"nothing was measured in {_steps(about.steps)}, so there is nothing to tell." if about.steps else _EMPTY
     crossed = sum(finding.beyond for finding in diagnosis.findings if not math.isnan(finding.target))
-    brief = f" It was beyond its target briefly, at {crossed:,} step{'s' * (crossed != 1)}." if crossed else ""
-    return f"healthy: {about.steps:,} step{'s' * (about.steps != 1)}, {', '.join(said)}.{brief}"
+    often = crossed > _OFTEN * about.steps
+    brief = f" It was beyond its target {'' if often else 'briefly, '}at {_steps(crossed)}." if crossed else ""
+    return f"healthy: {_steps(about.steps)}, {', '.join(said)}.{brief}"
 
 
 _EMPTY = "there are no steps in its records yet."
@@ -62,8 +66,10 @@ def sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
 
 
+def _steps(count: int) -> str:
+    return f"{count:,} step{'s' * (count != 1)}"
+
+
 def _r(value: float, target: float) -> str:
-    if not math.isfinite(value):
-        return "not a finite number"
     # What is barely beyond shall not read as if it were at its target.
     return number(value) if number(value) != number(target) else f"{value:.5g}"

@@ -23,7 +23,7 @@ def bars(values: Sequence[float], width: int, ascii_only: bool = False) -> list[
     found = []
     for value in values:
         if value < 0:
-            long = max(round(-value * unit), 1)
+            long = max(round(-value * unit), int(-value * unit > 0.05))
             found.append(" " * (zero - long) + ("-" if ascii_only else "▒") * long)
         else:
             found.append(" " * zero + _to_the_right(value * unit, ascii_only))

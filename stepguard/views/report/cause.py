@@ -37,6 +37,9 @@ def what_changed(post: PostMortem) -> list[Section]:
 
 
 def _factors(main: Finding) -> list[Block]:
+    if not all(math.isfinite(factor.at) for factor in main.factors):  # so nothing has a share in it
+        known = tuple((f.name, number(f.before), number(f.at)) for f in main.factors)
+        return [Grid(("factor of r", "before", f"at step {main.step:,}"), known)]
     rows = tuple((f.name, number(f.before), number(f.at), _times(f.times), percent(f.share)) for f in main.factors)
     bars = tuple(f.share if math.isfinite(f.share) else 0.0 for f in main.factors)
     said = [f"{f.name} is {_MEANING[f.name]}" for f in main.factors if f.name in _MEANING]

@@ -39,7 +39,7 @@ def as_dict(post: PostMortem) -> dict[str, Any]:
     main = post.diagnosis.main
     plain = {
         "name": post.about.name,
-        "cause": post.diagnosis.cause,
+        "cause": post.cause,
         "spoiled": post.spoiled,
         "verdict": post.verdict,
         **{key: getattr(main, key, None) for key in ("step", "began", "worst", "r", "last", "beyond")},

@@ -47,7 +47,7 @@ def _peaks(done: Done) -> list[str]:
     said = []
     if done.asked:
         said.append(f"The largest r that was asked for is {number(done.asked.r)}, at step {done.asked.step:,}.")
-    if done.made and done.made != done.asked:
+    if done.made and done.made.r and done.made != done.asked:
         said.append(f"The largest that was made is {number(done.made.r)}, at step {done.made.step:,}.")
     if done.shortened:
         said.append(f"The one that was shortened most was made {number(done.shortest)} times as long.")

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stepguard.diagnosis import PostMortem
-from stepguard.diagnosis.track import track_of
+from stepguard.diagnosis.columns import column
 from stepguard.records import Run
 from stepguard.views.tensorboard.series import extremes
 from stepguard.views.trail import Trail
@@ -27,10 +27,10 @@ class Told(NamedTuple):
 
     def trail(self) -> Trail:
         """R over the steps, for a chart of text."""
-        track, trail = track_of(self.run), Trail()
-        r = np.where(np.isnan(track.r), np.inf, track.r)
-        finite = extremes({"step": track.step, "r": r}, ["r"], _MOST)
+        step, r, trail = column(self.run.readings, "step"), column(self.run.readings, "r"), Trail()
+        r = np.where(np.isnan(r), np.inf, r)
+        finite = extremes({"step": step, "r": r}, ["r"], _MOST)
         rows = np.union1d(finite, np.flatnonzero(np.isinf(r))[:_MOST])
-        for step, value in zip(track.step[rows].tolist(), r[rows].tolist(), strict=True):
-            trail.add(int(step), value)
+        for place in rows.tolist():
+            trail.add(int(step[place]), float(r[place]))
         return trail

@@ -8,6 +8,9 @@ from stepguard.diagnosis.rules.found import number
 
 __all__ = ["also", "counted", "number", "percent", "when"]
 
+_NOTHING = 1e-7
+"""What sums of rounding leave."""
+
 
 def percent(share: float) -> str:
     """A share; what is there does not read as nothing, nor nearly all as all.
@@ -19,8 +22,8 @@ def percent(share: float) -> str:
     if math.isnan(share):
         return "unknown"
     size = abs(share)
-    if size in (0.0, 1.0):
-        return f"{share:.0%}"
+    if size < _NOTHING or size == 1.0:
+        return f"{abs(share):.0%}" if size < _NOTHING else f"{share:.0%}"
     if size < 0.001:
         return f"{100 * share:.1g}%"
     return f"{share:.2%}" if 0.999 < size < 1 else f"{share:.1%}"
