@@ -8,8 +8,10 @@ from stepguard.diagnosis.rules.found import number
 from stepguard.records import Run
 
 _HALF = ("float16", "bfloat16")
-_MANY = 0.25
-"""Share of samples that must have collapsed in float32 to be more than what a model has learned to the last bit."""
+_MANY = 0.05
+"""Share of samples that must have collapsed in float32 to be more than a few that are learned to the last bit."""
+_LOOKS = 3
+"""Looks of the monitor that must have seen it."""
 
 
 class Collapsed(NamedTuple):
@@ -22,6 +24,8 @@ class Collapsed(NamedTuple):
     last: int
     beyond: int
     serious: bool
+    certain: bool
+    """Whether it is the dtype's doing: half precision has so few bits that a run that goes well collapses in it."""
     evidence: tuple[str, ...]
 
 
@@ -38,7 +42,7 @@ def collapsed(run: Run) -> Collapsed | None:
     worst = int(np.argmax(share))
     half = any(name in str(columns["dtype"][beyond[0]]) for name in _HALF)
     many = np.flatnonzero(share >= _MANY)
-    first = int(many[0] if len(many) and not half else beyond[0])
+    first = int(beyond[0])
     dtype = str(columns["dtype"][first])
     said = [
         f"at step {step[first]} the sum of the softmax was exactly 1 in {dtype} for {share[first]:.1%} of the samples, at step {step[worst]} for "
@@ -58,6 +62,7 @@ def collapsed(run: Run) -> Collapsed | None:
         worst=int(step[worst]),
         last=int(step[beyond[-1]]),
         beyond=len(beyond),
-        serious=half or bool(len(many)),
+        serious=half or bool(len(many)) and len(beyond) >= _LOOKS,
+        certain=half,
         evidence=tuple(said),
     )

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from stepguard.diagnosis.bursts import bursts
 from stepguard.diagnosis.case import Case, Factor
 from stepguard.diagnosis.causes import COLLAPSE, FAULTS, NEAR, SENSITIVITY, TOO_HIGH
 from stepguard.diagnosis.collapsed import Collapsed, collapsed
@@ -16,11 +17,11 @@ from stepguard.records import Culprit, Run
 
 _SERIOUS = 2.0
 """Times its target from which on a step is more than a brief crossing."""
-_BARELY = 1.1
-"""The same of what no run that goes well has."""
 _AT_THE_START = 10
 """Steps of a run that are often long, without a warm-up."""
 _SERIOUS_THERE = 10.0
+_TOLD = {"momentum", "betas", "weight_decay", "eps", "alpha"}
+"""Settings of an optimizer that one process may have otherwise than the one before."""
 _LASTS = 20
 """Steps beyond the target that are more than a brief crossing, however little they are beyond."""
 
@@ -43,6 +44,8 @@ class Finding(NamedTuple):
     target: float
     serious: bool
     """Whether it is more than a brief crossing of a run that goes well."""
+    certain: bool
+    """Whether it came into the run from outside, as no run that goes well has it; else it grew out of the run itself."""
     factors: tuple[Factor, ...]
     """What changed, of what r is made of."""
     evidence: tuple[str, ...]
@@ -94,8 +97,10 @@ def diagnose(run: Run) -> Diagnosis:
         ('learning rate jump', 40, ('the learning rate went from 0.1 to 10 at once, 100 times as large',))
     """
     track = track_of(run)
-    about = _About(_starts(run, track), _hyper(run), _changes(run))
+    starts = _starts(run, track)
+    about = _About(starts, _hyper(run), _changes(run, track, starts))
     findings = [_finding(run, track, episode, about) for episode in episodes_of(track)]
+    findings += [_of_burst(track, place, about) for place in bursts(track)]
     late = collapsed(run)
     if late:
         findings.append(_of_collapse(late, track, about))
@@ -130,9 +135,30 @@ def _finding(run: Run, track: Track, episode: Episode, about: _About) -> Finding
         beyond=episode.beyond,
         target=float(track.target[episode.first]),
         serious=_is_serious(track, episode, found),
+        certain=found.certain and found.cause in FAULTS,
         factors=case.factors_since(found.began),
         evidence=found.evidence,
         culprits=tuple(known),
+    )
+
+
+def _of_burst(track: Track, place: int, about: _About) -> Finding:
+    case = _case(track, place, about)
+    found = _why(case)
+    return Finding(
+        cause=found.cause,
+        step=case.step,
+        began=found.began,
+        worst=case.step,
+        r=case.now("r"),
+        last=case.step,
+        beyond=0,
+        target=case.now("target"),
+        serious=found.cause in FAULTS,
+        certain=found.cause in FAULTS,
+        factors=case.factors_since(found.began),
+        evidence=(*found.evidence, f"r stayed within its target of {case.now('target'):g}"),
+        culprits=(),
     )
 
 
@@ -144,8 +170,8 @@ def _is_serious(track: Track, episode: Episode, found: Found) -> bool:
     times = float(track.r[episode.worst] / track.target[episode.worst])
     if not math.isfinite(times):
         return True
-    if found.cause in FAULTS and track.step[episode.first] >= _AT_THE_START:
-        return times >= _BARELY
+    if found.cause in FAULTS and found.certain and track.step[episode.first] >= _AT_THE_START:
+        return True  # no run that goes well has that
     if found.cause in (NEAR, TOO_HIGH) or track.step[episode.first] < _AT_THE_START:
         return times >= _SERIOUS_THERE
     if found.cause == SENSITIVITY and not found.certain:
@@ -168,6 +194,7 @@ def _of_collapse(late: Collapsed, track: Track, about: _About) -> Finding:
         beyond=late.beyond,
         target=math.nan,
         serious=late.serious,
+        certain=late.certain or why is not None,
         factors=(),
         evidence=(why.evidence if why else ()) + late.evidence,
         culprits=(),
@@ -178,10 +205,10 @@ def _main(findings: list[Finding]) -> Finding | None:
     serious = [f for f in findings if f.serious]
     later = [f for f in serious if f.step >= _AT_THE_START and f.cause != NEAR] or serious
     first = next(iter(later), None)
-    if first is None or first.cause in FAULTS:
+    if first is None or first.certain:
         return first
     # What only grew out of the run itself may be over when something else comes.
-    return next((f for f in later if f.cause in FAULTS and _after_a_calm(f, findings)), first)
+    return next((f for f in later if f.certain and _after_a_calm(f, findings)), first)
 
 
 def _after_a_calm(finding: Finding, findings: list[Finding]) -> bool:
@@ -205,6 +232,19 @@ def _hyper(run: Run) -> dict[str, Any]:
     return {}
 
 
-def _changes(run: Run) -> tuple[tuple[int, dict[str, Any]], ...]:
+def _changes(run: Run, track: Track, places: tuple[int, ...]) -> tuple[tuple[int, dict[str, Any]], ...]:
     """Settings of the optimizer that were changed, on the way or from one process to the next."""
-    return tuple((event.step, event.data) for event in run.events if event.kind == "changed" and event.data)
+    told = [(event.step, event.data) for event in run.events if event.kind == "changed" and event.data]
+    groups = [
+        start["groups"][0] for start in run.starts if start.get("writes", "guard") == "guard" and start.get("groups")
+    ]
+    for place, before, now in zip(places, groups, groups[1:], strict=False):
+        differing = {name: (before[name], now[name]) for name in _TOLD & before.keys() & now.keys()}
+        for name, (old, new) in differing.items():
+            numbers = zip(("beta1", "beta2"), old, new, strict=False) if name == "betas" else [(name, old, new)]
+            told += [
+                (int(track.step[place]), {"name": key, "before": float(a), "now": float(b)})
+                for key, a, b in numbers
+                if a != b
+            ]
+    return tuple(sorted(told, key=lambda change: change[0]))

@@ -27,6 +27,9 @@ class Track:
     target: Numbers
     scale: Numbers
     lr: Numbers
+    lr_before: Numbers
+    """Of the step just before, measured or not."""
+    tau_before: Numbers
     tau: Numbers
     gradient: Numbers
     weights: Numbers
@@ -87,6 +90,8 @@ def track_of(run: Run) -> Track:
         target=numbers("target"),
         scale=numbers("scale"),
         lr=_rates(run),
+        lr_before=numbers("lr_before"),
+        tau_before=numbers("tau_before"),
         tau=numbers("tau"),
         gradient=numbers("gradient_norm"),
         weights=numbers("weight_norm"),

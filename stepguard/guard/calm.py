@@ -29,6 +29,8 @@ class Asked(NamedTuple):
     """The learning rate of each parameter group."""
     moving: int
     """How many tensors it moved."""
+    before: tuple[float, float] | None = None
+    """Learning rate and length of the step before it."""
 
 
 class Calm:

@@ -215,8 +215,9 @@ class Guard:
         tau = math.hypot(*norms) if failure is None and not withheld else math.nan
         groups = self._change.by_group(norms) if failure is None else None
         unwatched = not seen.watched and failure is None and 0 < tau < math.inf
+        before = self._pacing.before
         why, unwatched = self._pacing.why(self.step, groups if not withheld else None, unwatched)
-        asked = Asked(tau, self._pacing.rates, sum(norm > 0 for norm in norms))
+        asked = Asked(tau, self._pacing.rates, sum(norm > 0 for norm in norms), before)
         if why is None or (why == "old" and unwatched):  # the next one will be watched, and do as well
             with self._going_on():
                 if tau == 0:
@@ -279,7 +280,7 @@ class Guard:
             culprit = self._explain(seen, norms, spreads, mine)
             self._change.rescale(scale)
             self._pacing.read(self.step, r, groups or [], seconds)
-            self._report(seen, r, tau, scale, why, self._probe.method)
+            self._report(seen, r, asked, scale, why, self._probe.method)
             if culprit:
                 self.culprit = culprit
                 self._reporter.tell(culprit.event())
@@ -330,7 +331,7 @@ class Guard:
             return
         scale = 1.0 if self._settings.action == "observe" else -cut
         self._change.rescale(scale)
-        self._report(seen, r, asked.tau, scale, why, "prediction")
+        self._report(seen, r, asked, scale, why, "prediction")
 
     def _measure(self, seen: SeenStep, norms: list[float], why: Why) -> Tensor:
         moved = self._change.moves(norms)
@@ -345,15 +346,15 @@ class Guard:
         self._probe.losses = None
         return spreads
 
-    def _report(self, seen: SeenStep, r: float, tau: float, scale: float, why: Why, estimator: str) -> None:
+    def _report(self, seen: SeenStep, r: float, asked: Asked, scale: float, why: Why, estimator: str) -> None:
         # An optimizer that sets its own rate, such as Adafactor's relative steps, has None here.
         rates = [group.get("lr") for group in self._optimizer.param_groups]
         lr = max((float(rate) for rate in rates if rate is not None), default=math.nan)
         self.last = Reading(
             step=self.step,
             r=r,
-            tau=tau,
-            rho=tau / r if r else math.inf,
+            tau=asked.tau,
+            rho=asked.tau / r if r else math.inf,
             spread=math.pi * r,
             scale=scale,
             lr=lr,
@@ -369,6 +370,8 @@ class Guard:
             loss=self._samples.loss,
             loss_max=self._samples.loss_max,
             **_of_inputs(seen),
+            lr_before=asked.before[0] if asked.before else None,
+            tau_before=asked.before[1] if asked.before else None,
             lrs=[None if rate is None else float(rate) for rate in rates] if len(rates) > 1 else None,
         )
         for changed in self._hyperparameters.changed():

@@ -75,6 +75,11 @@ class Pacing:
         moved = math.hypot(*norms) != 0  # a step that moves nothing is no danger, and tells nothing
         return self._trigger.due(step, norms) if moved else None
 
+    @property
+    def before(self) -> tuple[float, float] | None:
+        """Largest learning rate and length of the step that was looked at last; None before the first."""
+        return (max(self.rates, default=0.0), math.hypot(*self._norms)) if self._norms else None
+
     def expected(self) -> float:
         """About what r will be, by the last reading and the norm of the update; 0 where nothing is known."""
         return self._r * math.hypot(*self._norms) / self._tau if self._tau else 0.0

@@ -67,6 +67,10 @@ class Reading(NamedTuple):
     """That of the largest."""
     lrs: list[float | None] | None = None
     """Learning rate asked for, of each parameter group; None where there is only one."""
+    lr_before: float | None = None
+    """Learning rate of the step before this one, measured or not: the largest of the groups. None at the first."""
+    tau_before: float | None = None
+    """Length of its update, as the optimizer asked for it."""
 
     @property
     def breach(self) -> bool:

@@ -1,6 +1,6 @@
 """What may have brought a step beyond its target, the first that holds: each from what was measured at it and before."""
 
-from stepguard.diagnosis.rules.batch import large_input, large_loss, other_inputs, wrong_labels
+from stepguard.diagnosis.rules.batch import large_input, large_loss, other_inputs, other_size, stands_out, wrong_labels
 from stepguard.diagnosis.rules.found import Found, Rule
 from stepguard.diagnosis.rules.numbers import not_finite
 from stepguard.diagnosis.rules.optimizer import changed_settings, long_way, other_state
@@ -13,15 +13,17 @@ RULES: tuple[Rule, ...] = (
     not_finite,
     rate,
     large_input,
+    other_size,
     other_inputs,
+    stands_out,
     changed_from_outside,
     changed_settings,
     resumed,
     large_loss,
     wrong_labels,
     along_themselves,
-    long_way,
     other_state,
+    long_way,
     from_the_start,
     nothing_changed,
     sensitive,

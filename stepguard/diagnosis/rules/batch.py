@@ -12,7 +12,10 @@ _STANDS_OUT = 4.0
 """Times as far from the rest of its batch as usual, from which on a sample is an outlier."""
 _OTHER = 2.0
 """Times as large or small as ever the inputs of a whole batch are where it is another kind of batch."""
+_RATHER = 1.25
+"""The same where r has risen suddenly."""
 _SMALLER = 0.34
+"""Share of the usual samples that a small batch has."""
 _MORE_LOSS = 2.0
 """Times as much loss as any batch before had."""
 _ALONE = 0.6
@@ -20,38 +23,49 @@ _ALONE = 0.6
 
 
 def large_input(case: Case) -> Found | None:
-    """One sample stands out of its batch, by its input or by how it moves."""
-    inputs, slopes = _apart(case, "input_norm_max", "input_norm"), _apart(case, "r", "r_median")
-    said = []
-    if inputs.times >= _STANDS_OUT:
-        said.append(
-            f"the largest input of the batch is {times(inputs.now)} as large as the median one, {number(inputs.usual)} as usual"
-        )
-    if slopes.times >= _STANDS_OUT and not case.track.predicted[case.at]:
-        said.append(
-            f"one sample has r = {number(case.now('r'))}, half of the batch no more than {number(case.now('r_median'))}: "
-            f"{times(slopes.now)} as much, {number(slopes.usual)} as usual"
-        )
-    return Found(OUTLIER, case.step, tuple(said)) if said else None
+    """The input of one sample stands out of its batch."""
+    inputs = _apart(case, "input_norm_max", "input_norm")
+    if not inputs.times >= _STANDS_OUT:
+        return None
+    said = (
+        f"the largest input of the batch is {times(inputs.now)} as large as the median one, where {times(inputs.usual)} "
+        "is usual"
+    )
+    slopes = _apart(case, "r", "r_median")
+    return Found(OUTLIER, case.step, (said, _of_slopes(case, slopes)) if slopes.times >= _STANDS_OUT else (said,))
 
 
-def other_inputs(case: Case) -> Found | None:
-    """The batch is of another kind, or of another size."""
+def stands_out(case: Case) -> Found | None:
+    """One sample moves much more than the rest of its batch."""
+    slopes = _apart(case, "r", "r_median")
+    if not slopes.times >= _STANDS_OUT or case.track.predicted[case.at]:
+        return None
+    return Found(OUTLIER, case.step, (_of_slopes(case, slopes),), certain=slopes.times >= 2 * _STANDS_OUT)
+
+
+def other_size(case: Case) -> Found | None:
+    """The batch has few samples."""
     for name in ("samples", "inputs"):
         usual, now = case.usual(name, case.before), case.now(name)
         if case.sudden and now <= _SMALLER * usual:
             said = f"the batch has {number(now)} samples, where {number(usual)} are usual: its gradient is mostly noise"
             return Found(SMALLER_BATCH, case.step, (said,))
+    return None
+
+
+def other_inputs(case: Case) -> Found | None:
+    """The inputs of the whole batch are of another size."""
     norms = case.track.input_norm[case.before]
-    known = norms[np.isfinite(norms)]
-    now = case.now("input_norm")
-    if not len(known) or not (now > _OTHER * known.max() or now < known.min() / _OTHER):
+    known, now = norms[np.isfinite(norms)], case.now("input_norm")
+    far = _OTHER if not case.sudden else _RATHER
+    if not len(known) or not (now > far * known.max() or now < known.min() / far):
         return None
+    usual = float(np.median(known))
     said = (
-        f"the inputs of the whole batch are {times(now / float(np.median(known)))} as large as usual: a norm of {number(now)} "
-        f"where {number(float(np.median(known)))} is usual"
+        f"the inputs of the whole batch are {times(now / usual)} as large as usual: a norm of {number(now)} where "
+        f"{number(usual)} is usual"
     )
-    return Found(UNUSUAL_BATCH, _first_of(case, "input_norm", _OTHER * float(known.max())), (said,))
+    return Found(UNUSUAL_BATCH, _first_of(case, "input_norm", far * float(known.max())), (said,))
 
 
 def large_loss(case: Case) -> Found | None:
@@ -83,6 +97,13 @@ def wrong_labels(case: Case) -> Found | None:
     if not math.isnan(case.now("input_norm")):
         said.append("the inputs are as large as ever, so it is the labels that differ")
     return Found(LABEL_NOISE, min(s for s in (loss, gradient) if s is not None), tuple(said))
+
+
+def _of_slopes(case: Case, slopes: _Apart) -> str:
+    return (
+        f"one sample has r = {number(case.now('r'))}, half of the batch no more than {number(case.now('r_median'))}: "
+        f"{times(slopes.now)} as much, where {times(slopes.usual)} is usual"
+    )
 
 
 class _Apart:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import math
-
 from stepguard.diagnosis.case import Case
 from stepguard.diagnosis.causes import MOMENTUM, OPTIMIZER_STATE, WEIGHTS
 from stepguard.diagnosis.rules.found import Found, times
@@ -50,18 +48,17 @@ def long_way(case: Case) -> Found | None:
 
 
 def other_state(case: Case) -> Found | None:
-    """The update is longer than before though the gradient is no larger, or no larger than it once was."""
+    """The update is much longer than the one just before, though neither rate nor gradient are larger."""
     pull, gradient = case.grown("pull"), case.grown("gradient")
-    if not (case.sudden and pull >= _GROWN and math.isfinite(gradient)):
+    at_once = case.now("tau") >= _GROWN * case.now("tau_before") or not case.now("tau_before") > 0 and case.sudden
+    if not (at_once and pull >= _GROWN and gradient <= 1.5):
         return None
-    if gradient <= 1.5:
-        said = f"the update is {times(pull)} as long per learning rate as lately, though the gradient is {times(gradient)} as large"
-        return Found(
-            OPTIMIZER_STATE,
-            case.step,
-            (said, "so what the optimizer remembers has changed: moments reset, or forgotten"),
-        )
-    return None
+    said = (
+        f"the update is {times(pull)} as long per learning rate as lately, though the gradient is {times(gradient)} as "
+        "large"
+    )
+    more = "what the optimizer remembers is another: moments that were reset, or forgotten"
+    return Found(OPTIMIZER_STATE, case.step, (said, more))
 
 
 def _momentum(case: Case) -> float | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,39 +17,65 @@ _AS_FAST = 0.3
 """Share of the pace between two readings at which a rate rises elsewhere too where it rises all the time."""
 _LATER = 40
 """Steps after a jump of the rate in which that is why."""
+_NEAR = 25
+"""Steps before a jump within which readings tell what was before."""
 _FIRST = 3
 """Steps of a run before which there is nothing to compare with."""
 
 
 def rate(case: Case) -> Found | None:
     """The learning rate has risen, at once or little by little."""
-    place = _largest_rise(case)
-    found = _jump(case, place) if place is not None and not _goes_on(case, place) else None
+    rise = _at_once(case) or _largest_rise(case)
+    found = _jump(case, rise) if rise else None
     return found or _ramp(case, _rises_from(case))
 
 
-def _largest_rise(case: Case) -> int | None:
-    """Place of the reading after which the rate rose most, not long before, if it is still about as high."""
+class _Rise(NamedTuple):
+    place: int
+    """Of the first reading after it."""
+    before: float
+    now: float
+
+
+def _at_once(case: Case) -> _Rise | None:
+    """The last step, not long before, at which the rate was larger than at the one just before that."""
     track = case.track
     first = int(np.searchsorted(track.step, case.step - _LATER))
-    lr = track.lr[max(0, first - 1) : case.at + 1]
+    lr, before = track.lr[first : case.at + 1], track.lr_before[first : case.at + 1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        jumps = np.flatnonzero((lr >= _LEAST * before) & (case.now("lr") >= lr / _LEAST) & (before > 0))
+    if not len(jumps):
+        return None
+    return _Rise(first + int(jumps[-1]), float(before[jumps[-1]]), float(lr[jumps[-1]]))
+
+
+def _largest_rise(case: Case) -> _Rise | None:
+    """Where the rate rose most between readings, not long before, if it is as high still and rises nowhere else."""
+    track = case.track
+    first = max(0, int(np.searchsorted(track.step, case.step - _LATER)) - 1)
+    lr = track.lr[first : case.at + 1]
     if len(lr) < 2 or not (lr > 0).all():
         return None
-    place = int(np.argmax(np.log(lr[1:] / lr[:-1])))
-    return max(0, first - 1) + place if lr[-1] >= lr[place + 1] / _LEAST else None
-
-
-def _jump(case: Case, place: int) -> Found | None:
-    """The rate that came after this place is why, if what came before was within the target by about as much."""
-    track = case.track
+    place = first + int(np.argmax(np.log(lr[1:] / lr[:-1])))
     before, now = float(track.lr[place]), float(track.lr[place + 1])
-    step = int(track.step[place + 1])
-    calm = case.usual("r", np.arange(max(0, place - 4), place + 1))
-    if not now >= _LEAST * before or not _accounts(now / before, case.settled("r") / calm):
+    held = case.now("lr") >= now / _LEAST and now >= _LEAST * before
+    return _Rise(place + 1, before, now) if held and not _goes_on(case, place) else None
+
+
+def _jump(case: Case, rise: _Rise) -> Found | None:
+    """The rise is why, if r has grown by about as much since."""
+    track, place, before, now = case.track, *rise
+    near = np.arange(max(0, place - 5), place)
+    near = near[track.step[near] >= track.step[place] - _NEAR]
+    # Where no reading tells what r was before, it follows from what the rate makes of it.
+    calm = case.usual("r", near) if len(near) else float(track.r[place]) * before / now
+    longer = float(track.tau[place] / track.tau_before[place]) if track.tau_before[place] > 0 else now / before
+    if not (_accounts(now / before, case.settled("r") / calm) and _accounts(now / before, longer)):
         return None
+    step = int(track.step[place])
     said = f"the learning rate went from {number(before)} to {number(now)} at once, {times(now / before)} as large"
-    highest = max(float(np.nanmax(track.lr[: place + 1])), float((case.hyper or {}).get("initial_lr") or 0.0))
-    if now <= 1.1 * highest and highest > 1.5 * before:
+    highest = float(np.nanmax(track.lr[:place], initial=0.0))
+    if now <= 1.1 * max(highest, float((case.hyper or {}).get("initial_lr") or 0.0)) and highest > 1.5 * before:
         again = (
             f"it had been as high before, up to {number(highest)}: the schedule began anew, and the model that it meets "
             f"is {times(case.grown_from_the_start('sensitivity'))} as sensitive as at the start"
