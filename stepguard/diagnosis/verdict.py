@@ -43,7 +43,7 @@ def _healthy(diagnosis: Diagnosis, about: About, done: Done | None, softmax: Sof
         said.append(
             f"at least {number(softmax.lowest)} nats of softmax headroom"
             if softmax.lowest > 0
-            else f"the softmax collapsed for at most {softmax.collapsed_most:.2%} of the samples"
+            else f"the softmax collapsed for at most {100 * softmax.collapsed_most:.3g}% of the samples"
         )
     if not said:
         return f"nothing was measured in {_steps(about.steps)}, so there is nothing to tell." if about.steps else _EMPTY

@@ -50,7 +50,12 @@ def test_what_happened_is_told_in_a_sentence(case):
     assert post_mortem(run).verdict == expected
 
 
-CAUSES = {"a calm run": "healthy", "nothing measured": "unknown", "only a monitor": "healthy", "not finite": "not finite"}
+CAUSES = {
+    "a calm run": "healthy",
+    "nothing measured": "unknown",
+    "only a monitor": "healthy",
+    "not finite": "not finite",
+}
 
 
 @pytest.mark.parametrize("case", CAUSES)

@@ -3,6 +3,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
+_LITTLE = 1e-6
+"""Share of all that is less than can be seen, as rounding leaves it."""
 
 
 def bars(values: Sequence[float], width: int, ascii_only: bool = False) -> list[str]:
@@ -18,16 +20,18 @@ def bars(values: Sequence[float], width: int, ascii_only: bool = False) -> list[
         ['  ████', '  █', '▒▒']
     """
     most, least = max([*values, 0.0]), min([*values, 0.0])
-    unit = width / (most - least) if most > least else 0.0
-    zero = round(-least * unit)
+    span = most - least
+    # What is below zero has a letter at least, and what is above the rest.
+    zero = 0 if least >= -_LITTLE * span else min(max(round(-least / span * width), 1), width - (most > 0))
     found = []
     for value in values:
-        if value < 0:
-            long = max(round(-value * unit), int(-value * unit > 0.05))
+        if value < -_LITTLE * span:
+            long = max(round(value / least * zero), 1)
             found.append(" " * (zero - long) + ("-" if ascii_only else "▒") * long)
         else:
-            found.append(" " * zero + _to_the_right(value * unit, ascii_only))
-    return found
+            length = value / most * (width - zero) if most > 0 else 0.0
+            found.append(" " * zero + _to_the_right(max(length, 0.0), ascii_only))
+    return [bar.rstrip() for bar in found]
 
 
 def _to_the_right(length: float, ascii_only: bool) -> str:

@@ -110,7 +110,7 @@ def _bars(values: Sequence[float]) -> Iterator[str]:
     for value in values:
         left, width = 100 * (min(value, 0.0) - least) / whole, 100 * abs(value) / whole
         kind = "bar less" if value < 0 else "bar"
-        bar = f'<div class="{kind}" style="margin-left:{left:.1f}%;width:{width:.1f}%"></div>' if value else ""
+        bar = f'<div class="{kind}" style="margin-left:{left:.1f}%;width:{width:.1f}%"></div>' if width > 1e-4 else ""
         yield f'<td class="bars">{bar}</td>'
 
 
