@@ -45,7 +45,7 @@ class Finding(NamedTuple):
     serious: bool
     """Whether it is more than a brief crossing of a run that goes well."""
     certain: bool
-    """Whether it came into the run from outside, as no run that goes well has it; else it grew out of the run itself."""
+    """Whether it came from outside, as in no run that goes well; else it grew out of the run itself."""
     factors: tuple[Factor, ...]
     """What changed, of what r is made of."""
     evidence: tuple[str, ...]
@@ -91,7 +91,8 @@ def diagnose(run: Run) -> Diagnosis:
         >>> run = Run(Path("stepguard.jsonl"))
         >>> for step in range(50):
         ...     lr = 10.0 if step == 40 else 0.1
-        ...     run.readings.append(Reading(step, 2 * lr, lr, 0.5, 6.28 * lr, 1.0, lr, lr, target=1.0, gradient_norm=1.0))
+        ...     reading = Reading(step, 2 * lr, lr, 0.5, 6.28 * lr, 1.0, lr, lr, target=1.0, gradient_norm=1.0)
+        ...     run.readings.append(reading)
         >>> found = diagnose(run)
         >>> found.cause, found.step, found.main.evidence
         ('learning rate jump', 40, ('the learning rate went from 0.1 to 10 at once, 100 times as large',))

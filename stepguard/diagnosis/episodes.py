@@ -38,10 +38,10 @@ def episodes_of(track: Track) -> list[Episode]:
     Example:
         >>> import numpy as np
         >>> from types import SimpleNamespace
-        >>> r = np.array([0.5, 3.0, 9.0, 0.5, 2.0])
+        >>> r = np.array([0.5, 2.0, 2.5, 0.5, 2.0])
         >>> steps = np.array([0.0, 1, 2, 3, 60])
         >>> episodes_of(SimpleNamespace(r=r, step=steps, target=np.ones(5), breach=r > 1))
-        [Episode(first=1, worst=1, last=1, beyond=1), Episode(first=2, worst=2, last=2, beyond=1), Episode(first=4, worst=4, last=4, beyond=1)]
+        [Episode(first=1, worst=2, last=2, beyond=2), Episode(first=4, worst=4, last=4, beyond=1)]
     """
     beyond = np.flatnonzero(track.breach)
     if not len(beyond):

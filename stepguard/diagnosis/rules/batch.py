@@ -28,8 +28,8 @@ def large_input(case: Case) -> Found | None:
     if not inputs.times >= _STANDS_OUT:
         return None
     said = (
-        f"the largest input of the batch is {times(inputs.now)} as large as the median one, where {times(inputs.usual)} "
-        "is usual"
+        f"the largest input of the batch is {times(inputs.now)} as large as the median one, where "
+        f"{times(inputs.usual)} is usual"
     )
     slopes = _apart(case, "r", "r_median")
     return Found(OUTLIER, case.step, (said, _of_slopes(case, slopes)) if slopes.times >= _STANDS_OUT else (said,))
@@ -74,7 +74,10 @@ def large_loss(case: Case) -> Found | None:
     alone = case.now("loss_max") / whole if whole else math.nan
     if not (_rose(case, "loss") and alone >= _ALONE and case.now("samples") > 2):
         return None
-    said = f"one sample has a loss of {number(case.now('loss_max'))}, {alone:.0%} of that of its batch: wrongly labelled, or another thing"
+    said = (
+        f"one sample has a loss of {number(case.now('loss_max'))}, {alone:.0%} of that of its batch: wrongly "
+        "labelled, or another thing"
+    )
     return Found(OUTLIER, case.step, (said,))
 
 
@@ -88,11 +91,13 @@ def wrong_labels(case: Case) -> Found | None:
     said = []
     if loss is not None:
         said.append(
-            f"the loss of batches from step {loss} on is up to {times(_times(case, loss, 'loss'))} that before, before anything else changed"
+            f"the loss of batches from step {loss} on is up to {times(_times(case, loss, 'loss'))} that before, though "
+            "the model was the same"
         )
     if gradient is not None:
         said.append(
-            f"gradients from step {gradient} on are up to {times(_times(case, gradient, 'gradient'))} as large as before"
+            f"gradients from step {gradient} on are up to {times(_times(case, gradient, 'gradient'))} as large as "
+            "before"
         )
     if not math.isnan(case.now("input_norm")):
         said.append("the inputs are as large as ever, so it is the labels that differ")

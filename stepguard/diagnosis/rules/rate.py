@@ -77,8 +77,8 @@ def _jump(case: Case, rise: _Rise) -> Found | None:
     highest = float(np.nanmax(track.lr[:place], initial=0.0))
     if now <= 1.1 * max(highest, float((case.hyper or {}).get("initial_lr") or 0.0)) and highest > 1.5 * before:
         again = (
-            f"it had been as high before, up to {number(highest)}: the schedule began anew, and the model that it meets "
-            f"is {times(case.grown_from_the_start('sensitivity'))} as sensitive as at the start"
+            f"it had been as high before, up to {number(highest)}: the schedule began anew, and the model that it "
+            f"meets is {times(case.grown_from_the_start('sensitivity'))} as sensitive as at the start"
         )
         return Found(WARM_RESTART, step, (said, again))
     return Found(LR_JUMP, step, (said,))
