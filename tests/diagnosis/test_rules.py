@@ -72,10 +72,15 @@ HELD = {
         run_of(times(AT, 30, "lr", "tau"), unwatched),
     ),
     "the rate grows by a tenth a step": ("learning rate ramp", 78, run_of(growing(AT, 1.1, "lr", "tau"))),
+    "the rate goes up by stairs": (
+        "learning rate ramp",
+        60,
+        run_of(lambda now, v: {n: v[n] * 1.6 ** max(0, (now - 20) // 10) for n in ("lr", "tau")}),
+    ),
     "the rate comes back after a decay": (
         "warm restart",
         AT,
-        run_of(lambda now, v: {"lr": 0.002, "tau": 0.02 * v["tau"] / 0.1} if 20 <= now < AT else None, times(AT, 9, "sensitivity")),
+        run_of(times(20, 0.02, "lr", "tau", until=AT), times(AT, 9, "sensitivity")),
     ),
     "an input is large": (
         "outlier sample",
@@ -102,7 +107,7 @@ HELD = {
     "labels are wrong": (
         "label noise",
         AT,
-        run_of(lambda now, v: {"loss": 6.0, "loss_max": 14.0, "gradient_norm": 9.0, "tau": 0.8} if AT <= now < AT + 9 else None),
+        run_of(times(AT, 10, "loss", "gradient_norm", "tau", until=AT + 9)),
     ),
     "labels are wrong in a step that nobody watched": (
         "label noise",
@@ -220,7 +225,7 @@ def test_what_came_first_is_told_and_what_follows_is_there_too():
 
 def test_something_from_outside_is_told_rather_than_what_grew_by_itself():
     run = run_of(
-        lambda now, v: {"sensitivity": 2 * 1.25 ** (now - 12)} if 12 <= now < 30 else None,
+        lambda now, v: {"sensitivity": 2 * 1.3 ** (now - 12)} if 12 <= now < 30 else None,
         times(80, 30, "lr", "tau"),
     )
     found = diagnose(run)

@@ -19,6 +19,12 @@ _LATER = 40
 """Steps after a jump of the rate in which that is why."""
 _NEAR = 25
 """Steps before a jump within which readings tell what was before."""
+_STAIRS, _ALIKE = 60, 0.3
+"""Steps before a rise in which others, of this share of it in logarithms, make it one of a staircase."""
+_STILL = 20
+"""Steps after the last rise in which a rate that rises little by little may be why."""
+_LEAPS = 2.0
+"""Times as long as the step before."""
 _FIRST = 3
 """Steps of a run before which there is nothing to compare with."""
 
@@ -26,7 +32,7 @@ _FIRST = 3
 def rate(case: Case) -> Found | None:
     """The learning rate has risen, at once or little by little."""
     rise = _at_once(case) or _largest_rise(case)
-    found = _jump(case, rise) if rise else None
+    found = _jump(case, rise) if rise and not _climbs(case, rise) else None
     return found or _ramp(case, _rises_from(case))
 
 
@@ -62,6 +68,16 @@ def _largest_rise(case: Case) -> _Rise | None:
     return _Rise(place + 1, before, now) if held and not _goes_on(case, place) else None
 
 
+def _climbs(case: Case, rise: _Rise) -> bool:
+    """Whether it is one of several rises of a kind."""
+    track = case.track
+    first = int(np.searchsorted(track.step, track.step[rise.place] - _STAIRS))
+    lr = track.lr[first : rise.place]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        others = np.log(lr[1:] / lr[:-1]) >= _ALIKE * math.log(rise.now / rise.before)
+    return int(others.sum()) >= 2
+
+
 def _jump(case: Case, rise: _Rise) -> Found | None:
     """The rise is why, if r has grown by about as much since."""
     track, place, before, now = case.track, *rise
@@ -87,7 +103,10 @@ def _jump(case: Case, rise: _Rise) -> Found | None:
 def _ramp(case: Case, start: int) -> Found | None:
     track = case.track
     before, now = float(track.lr[start]), case.now("lr")
-    if start == case.at or not before > 0:
+    lower = track.step[start : case.at][track.lr[start : case.at] < 0.999 * now]
+    rises_still = len(lower) and case.step - lower[-1] <= _STILL
+    leaps = case.now("tau") >= _LEAPS * case.now("tau_before")  # which a rate that rises little by little does not
+    if not before > 0 or not rises_still or leaps:
         return None
     calm = case.usual("r", np.arange(start, min(start + 5, case.at)))
     if not _accounts(now / before, case.settled("r") / calm):
