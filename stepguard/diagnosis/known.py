@@ -20,6 +20,7 @@ Known = dict[str, str]
 _APART = 4.0
 """Times the median of its batch from which on something is worth a look."""
 _GROWN = 1.5
+"""Times as large as usual from which on it is worth a word."""
 _MANY_HELD = 20
 _LOW = 0.4
 """Share of the headroom that a dtype has, below which a forecast is believed, as the monitor does."""
@@ -81,7 +82,7 @@ def _measured(case: Case, main: Finding) -> dict[str, float]:
         for name, column in (("r", "r"), ("lr_at", "lr"), ("loss", "loss"), ("gradient", "gradient"))
         + (("weights", "weights"), ("samples", "samples"), ("input_norm", "input_norm"))
     }
-    for name in ("loss", "gradient", "samples", "input_norm"):
+    for name in ("loss", "loss_max", "gradient", "samples", "input_norm"):
         numbers[f"{name}_usual"] = usual(name)
     numbers |= {"target": now("target"), "gradient_times": case.grown("gradient")}
     if now("r") > now("target"):
@@ -96,7 +97,7 @@ def _measured(case: Case, main: Finding) -> dict[str, float]:
     for name, value, least in (
         ("pull_grown", case.grown("pull"), _GROWN),
         ("loss_grown", now("loss"), _GROWN * usual("loss")),
-        ("loss_max", now("loss_max"), _APART * now("loss")),
+        ("loss_max", now("loss_max"), _GROWN * usual("loss_max")),
         ("input_norm_max", now("input_norm_max"), _APART * now("input_norm")),
     ):
         if value >= least:

@@ -75,8 +75,8 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
             "the largest input of that batch has a norm of {input_norm_max}, the median one {input_norm}",
         ),
         Remedy(
-            "check its label",
-            "one sample has a loss of {loss_max}, where the average of its batch is {loss}",
+            "check the labels of that batch",
+            "one of its samples has a loss of {loss_max}, where {loss_max_usual} is usual for the largest of a batch",
         ),
         _CLAMP,
     ),

@@ -75,7 +75,8 @@ def _parts(title: str, culprit: Culprit, parts: dict[str, float]) -> Grid:
         lines.append(("left over", culprit.remainder))
     rows = [(name, number(value), percent(value / culprit.spread)) for name, value in lines]
     values = [value for _, value in lines]
-    rows.append(("in all", number(sum(values)), percent(sum(values) / culprit.spread)))
+    whole = sum(values) / culprit.spread
+    rows.append(("in all", number(sum(values)), percent(1.0 if abs(whole - 1) < 1e-3 else whole)))
     return Grid((title, "nats", "share"), tuple(rows), bars=(*values, 0.0))
 
 

@@ -65,10 +65,8 @@ def _forecasts(forecasts: tuple[Forecast, ...]) -> str:
         told.append(f"at step {forecast.step:,}, of step {forecast.crossing:,}: {came}")
     more = f"; and {len(forecasts) - _TOLD:,} more" if len(forecasts) > _TOLD else ""
     came_true = sum(forecast.came is not None for forecast in forecasts)
-    return (
-        f"{counted(len(forecasts), 'time')} it was said that r would pass its target, and {came_true:,} of them it "
-        f"did: {'; '.join(told)}{more}."
-    )
+    said = f"{counted(len(forecasts), 'forecast')} that r would pass its target, {came_true:,} came true: "
+    return f"{said}{'; '.join(told)}{more}."
 
 
 def other_targets(post: PostMortem) -> list[Section]:

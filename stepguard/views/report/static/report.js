@@ -38,7 +38,7 @@ function reach(picture, low, high) {
   return [low - room, high + room];
 }
 
-// A line at the step that the report is about.
+// A line at the step that the report is about, and above it what it is.
 function note(u, { step, text }) {
   const x = u.valToPos(step, "x", true);
   const { left, top, width, height } = u.bbox;
@@ -54,14 +54,10 @@ function note(u, { step, text }) {
   ctx.stroke();
   ctx.setLineDash([]);
   ctx.font = `${11 * devicePixelRatio}px ${getComputedStyle(document.body).fontFamily}`;
-  const room = ctx.measureText(text).width + 6 * devicePixelRatio;
+  const room = ctx.measureText(text).width;
   ctx.textAlign = x + room < left + width ? "left" : "right";
-  ctx.textBaseline = "top";
-  const at = x + (ctx.textAlign === "left" ? 5 : -5) * devicePixelRatio;
-  ctx.strokeStyle = ink("paper");
-  ctx.lineWidth = 3 * devicePixelRatio;
-  ctx.strokeText(text, at, top + 4 * devicePixelRatio);
-  ctx.fillText(text, at, top + 4 * devicePixelRatio);
+  ctx.textBaseline = "bottom";
+  ctx.fillText(text, x, top - 3 * devicePixelRatio);
   ctx.restore();
 }
 
@@ -77,10 +73,16 @@ function front(u, picture, figure) {
 
 function options(picture, figure, paper) {
   const axis = { stroke: ink("text"), grid: { stroke: ink("grid"), width: 1 }, ticks: { stroke: ink("grid"), width: 1 } };
+  // Over many decades only whole ones have a line.
+  const decades = (u, splits) => {
+    const far = picture.log && u.scales.y.max / u.scales.y.min > 1e4;
+    return splits.map((value) => (far && Math.abs(Math.log10(value) % 1) > 1e-9 ? null : value));
+  };
   const numbers = (u, splits) => splits.map((value) => (value == null ? "" : short(value)));
   return {
     width: Math.max(200, paper.clientWidth),
-    height: picture.wide ? 270 : 210,
+    height: picture.wide ? 280 : 220,
+    padding: [picture.note ? 20 : 8, 18, 0, 0],
     legend: { live: true, markers: { width: 2 } },
     cursor: { drag: { x: true, y: false }, points: { size: 6 } },
     scales: {
@@ -89,7 +91,7 @@ function options(picture, figure, paper) {
     },
     axes: [
       { ...axis, values: (u, splits) => splits.map((v) => (Number.isInteger(v) ? v.toLocaleString("en") : "")), space: 70, size: 32 },
-      { ...axis, values: numbers, size: 62 },
+      { ...axis, grid: { ...axis.grid, filter: decades }, ticks: { ...axis.ticks, filter: decades }, values: numbers, size: 62 },
     ],
     series: [
       { label: "step", value: (u, v) => (v == null ? "–" : v.toLocaleString("en")) },
