@@ -55,7 +55,7 @@ def run_of(readings=(), events=(), looks=(), start=START, name="one"):
     for rows, values in ((run.readings, readings), (run.collapses, looks)):
         for value in values:
             rows.append(value)
-            run.times[value.step] = 1000.0 + value.step
+            run.times.update({value.step: 1000.0 + value.step})
     run.events = [*events]
     return run
 
