@@ -67,7 +67,8 @@ def test_every_element_that_is_opened_is_closed(case):
 def test_it_loads_nothing(case):
     text = written(*RUNS[case])
     for _, attributes in Outline(text).found:
-        assert not {"src", "href", "srcset", "background"} & attributes.keys()
+        assert not {"src", "srcset", "background"} & attributes.keys()
+        assert attributes.get("href", "#")[0] == "#"
     assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|importScripts|\bimport\b *[({\"']|WebSocket", text)
     assert "default-src 'none'" in text
 
@@ -117,6 +118,13 @@ def test_charts_are_where_their_data_is():
     assert {(f["data-run"], f["data-chart"]) for f in figures} == {
         (str(i), name) for i, charts in enumerate(data) for name in charts
     }
+
+
+def test_the_table_of_runs_leads_to_each():
+    found = Outline(written(jumped(), calm())).found
+    ids = {a["id"] for _, a in found if "id" in a}
+    links = [a["href"] for tag, a in found if tag == "a"]
+    assert links == ["#section-0-0", "#section-1-0"] and {link[1:] for link in links} <= ids
 
 
 def test_without_a_script_there_is_a_chart_of_letters():

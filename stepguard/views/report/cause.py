@@ -38,7 +38,7 @@ def what_changed(post: PostMortem) -> list[Section]:
 
 def _factors(main: Finding) -> list[Block]:
     if not all(math.isfinite(factor.at) for factor in main.factors):  # so nothing has a share in it
-        known = tuple((f.name, number(f.before), number(f.at)) for f in main.factors)
+        known = tuple((f.name, number(f.before), _finite(f.at)) for f in main.factors)
         return [Grid(("factor of r", "before", f"at step {main.step:,}"), known)]
     rows = tuple((f.name, number(f.before), number(f.at), _times(f.times), percent(f.share)) for f in main.factors)
     bars = tuple(f.share if math.isfinite(f.share) else 0.0 for f in main.factors)
@@ -78,6 +78,10 @@ def _parts(title: str, culprit: Culprit, parts: dict[str, float]) -> Grid:
     whole = sum(values) / culprit.spread
     rows.append(("in all", number(sum(values)), percent(1.0 if abs(whole - 1) < 1e-3 else whole)))
     return Grid((title, "nats", "share"), tuple(rows), bars=(*values, 0.0))
+
+
+def _finite(value: float) -> str:
+    return number(value) if math.isfinite(value) else "not finite"
 
 
 def _times(value: float) -> str:

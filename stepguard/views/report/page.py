@@ -85,20 +85,24 @@ def _block(block: Block, told: Told, charts: dict[str, Picture], number: int | N
         items = "".join(f"<li><strong>{escape(do)}</strong> {escape(because)}</li>" for do, because in block.pairs)
         yield f"<ol>{items}</ol>"
     elif isinstance(block, Grid):
-        yield from _grid(block)
+        yield from _grid(block, linked=number is None)
     elif isinstance(block, Chart) and block.name in charts:
         yield from _chart(block.name, told, charts[block.name], number)
 
 
-def _grid(block: Grid) -> Iterator[str]:
+def _grid(block: Grid, linked: bool) -> Iterator[str]:
+    """A table; linked, the first of its columns are names of runs, in the order in which they come."""
     kinds = ["" if i < block.words else ' class="number"' for i in range(len(block.headings))]
     heads = [f"<th{kind}>{escape(head)}</th>" for kind, head in zip(kinds, block.headings, strict=True)]
     yield '<div class="scroll"><table><thead><tr>'
     yield "".join(heads) + ('<th class="bars"></th>' if block.bars else "")
     yield "</tr></thead><tbody>"
     bars = list(_bars(block.bars)) if block.bars else [""] * len(block.rows)
-    for row, bar in zip(block.rows, bars, strict=True):
-        cells = (f"<td{kind}>{escape(cell)}</td>" for kind, cell in zip(kinds, row, strict=True))
+    for i, (row, bar) in enumerate(zip(block.rows, bars, strict=True)):
+        shown = [escape(cell) for cell in row]
+        if linked:
+            shown[0] = f'<a href="#section-{i}-0">{shown[0]}</a>'
+        cells = (f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, shown, strict=True))
         yield f"<tr>{''.join(cells)}{bar}</tr>"
     yield "</tbody></table></div>"
 

@@ -9,6 +9,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const system = matchMedia("(prefers-color-scheme: dark)");
 const plots = [];
 let theme;
+let drawing = 0;
 
 const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const colour = (number) => PALETTE[theme][number % PALETTE.light.length];
@@ -112,10 +113,14 @@ function options(picture, figure, paper) {
   };
 }
 
-function draw() {
+// All charts anew; of many only some at a time, so that the page can be read meanwhile. Paper does not wait.
+async function draw(atOnce = false) {
   theme = document.documentElement.dataset.theme ?? (system.matches ? "dark" : "light");
+  const mine = ++drawing;
   plots.splice(0).forEach((plot) => plot.destroy());
-  for (const figure of document.querySelectorAll("figure.chart")) {
+  for (const [i, figure] of document.querySelectorAll("figure.chart").entries()) {
+    if (i % 20 === 19 && !atOnce) await new Promise((go) => setTimeout(go));
+    if (mine !== drawing) return;
     const picture = data[figure.dataset.run][figure.dataset.chart];
     const paper = figure.querySelector(".paper");
     plots.push(new uPlot(options(picture, figure, paper), [picture.step, ...picture.lines.map((line) => line.values)], paper));
@@ -126,10 +131,10 @@ for (const figure of document.querySelectorAll("figure.chart")) {
   figure.querySelector("figcaption").append(Object.assign(document.createElement("span"), { className: "count" }));
 }
 draw();
-system.addEventListener("change", draw);
+system.addEventListener("change", () => draw());
 const fit = () => plots.forEach((plot) => plot.setSize({ width: Math.max(200, plot.root.parentNode.clientWidth), height: plot.height }));
 addEventListener("resize", fit);
 // Paper is white, and has its own width.
-addEventListener("beforeprint", () => ((document.documentElement.dataset.theme = "light"), draw()));
+addEventListener("beforeprint", () => ((document.documentElement.dataset.theme = "light"), draw(true)));
 addEventListener("afterprint", () => (delete document.documentElement.dataset.theme, draw()));
 window.stepguardReport = { plots, data };
