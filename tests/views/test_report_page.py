@@ -9,6 +9,7 @@ import pytest
 from made_up_runs import CULPRIT, calm, jump, jumped, look, reading, run_of
 
 from stepguard.diagnosis import post_mortem
+from stepguard.diagnosis.advice import Advice
 from stepguard.records import breach_event
 from stepguard.views.report.page import page
 from stepguard.views.report.told import Told
@@ -92,14 +93,16 @@ def test_a_long_run_is_no_larger_than_three_hundred_kilobytes():
 def test_what_comes_from_records_is_text_and_never_markup():
     readings, events = jump()
     data = CULPRIT._replace(parameters={EVIL: 62.8}, layers={EVIL: 62.8}, softmax=EVIL).event()
-    run = run_of(readings, [events[0], data], name=EVIL)
+    run = run_of(readings, [events[0], data], [look(s, 9.0, dtype=EVIL) for s in range(3)], name=EVIL)
     run.notices.append(EVIL)
     run.starts[0] = {**run.starts[0], "model": EVIL, "optimizer": EVIL}
-    text = written(run)
+    post = post_mortem(run)._replace(verdict=EVIL, advice=(Advice(EVIL, EVIL),))
+    text = page([Told(run, post)])
     outline = Outline(text)
     assert outline.open == [] and not any(tag == "img" for tag, _ in outline.found)
-    assert sum(EVIL in part for part in outline.texts) >= 6
-    assert json.dumps(data_of(text))  # its end is where it was meant to be
+    assert sum(EVIL in part for part in outline.texts) >= 8
+    limits = data_of(text)[0]["headroom"]["limits"]  # the end of the data is where it was meant to be
+    assert limits[0]["label"] == f"collapse in {EVIL}"
 
 
 def test_data_of_the_charts_has_every_breach_and_the_extremes():
