@@ -106,8 +106,8 @@ def test_what_comes_from_records_is_not_markup():
     run.notices.append("[bold]line 3[/]")
     assert "[red]x[/] [link=http://a]b" in rendered(run) and "[bold]line 3[/]" in rendered(run)
     file = io.StringIO()
-    show(Console(file=file, width=80), [Told(run, post_mortem(run)._replace(verdict="[red]x[/]"))])
-    assert "[red]x[/]" in file.getvalue()
+    show(Console(file=file, width=80), [Told(run, post_mortem(run)._replace(verdict="[red]said[/]"))])
+    assert "[red]said[/]" in file.getvalue()
 
 
 def test_forecasts_are_told_with_what_came_of_them():
