@@ -153,7 +153,7 @@ def test_the_cause_is_found(name):
 HEALTHY = {
     "nothing": run_of(),
     "the rate doubles far below the target": run_of(times(AT, 2, "lr", "tau")),
-    "a crossing by a little": run_of(at_step(AT, tau=0.6)),
+    "a crossing by a little": run_of(at_step(AT, sensitivity=12.0)),
     "the first steps are over by a little": run_of(lambda now, v: {"tau": 0.8} if now < 4 else None),
     "batches differ near the target": run_of(lambda now, v: {"tau": 0.4 + 0.15 * math.sin(3 * now)}),
     "a loss that is larger now and then": run_of(lambda now, v: {"loss": 1.4} if now % 20 == 7 else None),

@@ -7,6 +7,7 @@ import numpy as np
 from stepguard.diagnosis.case import Case
 from stepguard.diagnosis.causes import LABEL_NOISE, OUTLIER, SMALLER_BATCH, UNUSUAL_BATCH
 from stepguard.diagnosis.rules.found import Found, number, times
+from stepguard.diagnosis.track import Numbers
 
 _STANDS_OUT = 4.0
 """Times as far from the rest of its batch as usual, from which on a sample is an outlier."""
@@ -49,7 +50,7 @@ def other_size(case: Case) -> Found | None:
         usual, now = case.usual(name, case.before), case.now(name)
         if case.sudden and now <= _SMALLER * usual:
             said = f"the batch has {number(now)} samples, where {number(usual)} are usual: its gradient is mostly noise"
-            return Found(SMALLER_BATCH, case.step, (said,))
+            return Found(SMALLER_BATCH, case.step, (said,), certain=False)
     return None
 
 
@@ -137,16 +138,22 @@ def _burst(case: Case, name: str) -> int | None:
     values, steps = getattr(case.track, name), case.track.step
     window = range(max(1, case.at - 15), case.at + 1)
     for place in window:
-        before = values[max(0, place - 40) : place]
+        before = values[_not_long_before(steps, place)]
         before = before[np.isfinite(before)]
         if len(before) >= 3 and values[place] >= _MORE_LOSS * before.max() and values[place] >= 3 * np.median(before):
             return int(steps[place])
     return None
 
 
+def _not_long_before(steps: Numbers, place: int) -> slice:
+    """Readings of the last sixty steps before, five at least and forty at most."""
+    first = int(np.searchsorted(steps, steps[place] - 60))
+    return slice(max(0, place - 40, min(first, place - 5)), place)
+
+
 def _times(case: Case, since: int, name: str) -> float:
     values, first = getattr(case.track, name), int(np.searchsorted(case.track.step, since))
-    before = values[max(0, first - 40) : first]
+    before = values[_not_long_before(case.track.step, first)]
     return float(np.nanmax(values[first : case.at + 1]) / np.nanmedian(before))
 
 

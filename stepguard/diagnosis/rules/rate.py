@@ -19,11 +19,13 @@ _LATER = 40
 """Steps after a jump of the rate in which that is why."""
 _NEAR = 25
 """Steps before a jump within which readings tell what was before."""
+_SLOWLY = 0.4
+"""The same where it took many steps, in which a model learns and becomes more sensitive."""
 _STAIRS, _ALIKE = 60, 0.3
 """Steps before a rise in which others, of this share of it in logarithms, make it one of a staircase."""
 _STILL = 20
 """Steps after the last rise in which a rate that rises little by little may be why."""
-_LEAPS = 2.0
+_LEAPS = 3.0
 """Times as long as the step before."""
 _FIRST = 3
 """Steps of a run before which there is nothing to compare with."""
@@ -109,18 +111,18 @@ def _ramp(case: Case, start: int) -> Found | None:
     if not before > 0 or not rises_still or leaps:
         return None
     calm = case.usual("r", np.arange(start, min(start + 5, case.at)))
-    if not _accounts(now / before, case.settled("r") / calm):
+    if not _accounts(now / before, case.settled("r") / calm, _SLOWLY):
         return None
     first = int(track.step[start])
     said = (
         f"the learning rate has grown from {number(before)} at step {first} to {number(now)}, {times(now / before)} as "
         "large, little by little"
     )
-    return Found(LR_RAMP, first, (said,))
+    return Found(LR_RAMP, first, (said,), certain=False)
 
 
-def _accounts(rate: float, r: float) -> bool:
-    return rate >= _LEAST and math.log(rate) >= _ITS_SHARE * math.log(max(r, 1.0))
+def _accounts(rate: float, r: float, share: float = _ITS_SHARE) -> bool:
+    return rate >= _LEAST and math.log(rate) >= share * math.log(max(r, 1.0))
 
 
 def _goes_on(case: Case, place: int) -> bool:
@@ -140,7 +142,7 @@ def from_the_start(case: Case) -> Found | None:
         return None
     lr, fits = case.now("lr"), case.now("lr") * case.now("target") / case.now("r")
     said = f"at a learning rate of {number(lr)} the first steps are too long; {number(fits)} would have been the limit"
-    return Found(TOO_HIGH, case.step, (said,), certain=math.isfinite(fits))
+    return Found(TOO_HIGH, case.step, (said,), certain=False)
 
 
 def _rises_from(case: Case) -> int:
