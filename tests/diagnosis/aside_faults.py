@@ -1,6 +1,7 @@
 """What goes wrong in the runs kept aside: functions that change a training before the forward pass of a step."""
 
 import torch
+from aside_training import cross_entropy
 
 # When
 
@@ -135,3 +136,26 @@ def no_second_moment(t):
     """The sizes of past gradients are lost, while the count of steps is kept."""
     for state in t.optimizer.state.values():
         state["exp_avg_sq"].zero_()
+
+
+def loss_during(steps, loss):
+    """Another loss than cross-entropy at some steps."""
+    return lambda t: setattr(t, "loss", loss if t.step in steps else cross_entropy)
+
+
+def no_loss(z, y):
+    """That of a batch which is nothing but padding."""
+    return 0 * cross_entropy(z, y)
+
+
+def in_half(z, y):
+    return cross_entropy(z.half(), y)
+
+
+def in_bfloat16(z, y):
+    return cross_entropy(z.bfloat16(), y)
+
+
+def scaled_in_half(z, y):
+    """As by hand-made loss scaling, beyond 65,504."""
+    return (cross_entropy(z, y).half() * 2.0**16).float()

@@ -11,7 +11,6 @@ from pytorch_optimizer import Lion
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, RMSprop
 from torch.optim.lr_scheduler import (
-    CosineAnnealingLR,
     CosineAnnealingWarmRestarts,
     ExponentialLR,
     LambdaLR,
@@ -56,8 +55,8 @@ JUMPS = {
     ),
     "the learning rate is 5 times as large from one step on, not far below the limit": trained(
         *("learning rate jump", 60, 15),
-        **dict(data=digits, net=partial(mlp, 64, 2, nn.BatchNorm1d), optimizer=of(SGD, lr=0.03, momentum=0.9)),
-        **dict(steps=130, fault=rate_jump(60, 5), action="clamp"),
+        **dict(data=mislabelled, net=partial(mlp, 64, 2, nn.BatchNorm1d), optimizer=of(SGD, lr=0.02, momentum=0.8)),
+        **dict(steps=130, batch=128, fault=rate_jump(60, 5), action="clamp"),
     ),
     "five steps at 20 times the rate in a small GPT": trained(
         *("learning rate jump", 80, 1),
@@ -100,67 +99,81 @@ RAMPS = {
         **dict(data=digits, net=mlp, optimizer=of(SGD, lr=1e-4), steps=120, schedule=partial(ExponentialLR, gamma=1.1)),
     ),
     "a warm-up to 0.05 where a small GPT needs 0.003": trained(
-        *("learning rate ramp", 0, 80),
+        *("learning rate ramp", 0, 50),
         **dict(data=sequences, net=GPT, optimizer=of(AdamW, lr=0.05), batch=32, steps=140, clip=1.0, action="clamp"),
         schedule=by(lambda step: min((step + 1) / 120, 1)),
     ),
     "OneCycle with a peak that is far too high": trained(
-        *("learning rate ramp", 0, 75),
+        *("learning rate ramp", 0, 28),
         **dict(data=images, net=cnn, optimizer=of(SGD, lr=0.05, momentum=0.9, nesterov=True), steps=150),
         schedule=partial(OneCycleLR, max_lr=1.5, total_steps=150, cycle_momentum=False),
     ),
     "a decay by 1.06 instead of 0.94 a step": trained(
-        *("learning rate ramp", 80, 80),
+        *("learning rate ramp", 80, 60),
         **dict(data=digits, net=mlp, optimizer=of(Adam, lr=3e-3), steps=200, fault=since(80, times(1.06))),
         **dict(action="clamp", monitor=10),
     ),
     "ExponentialLR that grows by 3 % a step, target 2": trained(
-        *("learning rate ramp", 0, 250),
+        *("learning rate ramp", 0, 180),
         **dict(data=partial(blobs, 0.4), net=linear, optimizer=of(SGD, lr=0.02), steps=260, target=2.0, batch=32),
         schedule=partial(ExponentialLR, gamma=1.03),
     ),
     "half as much again every ten steps, with Lion": trained(
-        *("learning rate ramp", 40, 110),
+        *("learning rate ramp", 40, 95),
         **dict(data=digits, net=mlp, optimizer=of(Lion, lr=3e-4), steps=170, fault=during(range(40, 170, 10), times(1.5))),
         action="clamp",
     ),
     "a linear ramp without an end, gradients of two batches, target 0.5": trained(
-        *("learning rate ramp", 0, 100),
+        *("learning rate ramp", 0, 40),
         **dict(data=digits, net=partial(mlp, 64, 2, nn.BatchNorm1d), optimizer=of(SGD, lr=1e-3, momentum=0.9)),
         **dict(steps=120, accumulate=2, batch=32, target=0.5, schedule=by(lambda step: 1 + step * 2)),
     ),
 }
 
+def cycles(length, warm_up=0):
+    """Cosine to zero, over and over, after a warm-up that comes once."""
+    return by(
+        lambda step: (step + 1) / warm_up
+        if step < warm_up
+        else 0.5 * (1 + math.cos(math.pi * (step % length - warm_up * (step < length)) / length))
+    )
+
+
 RESTARTS = {
     "cosine with restarts, a small GPT that needs less by now": trained(
-        *("warm restart", 80, 20),
-        **dict(data=sequences, net=GPT, optimizer=of(AdamW, lr=0.015), batch=32, steps=150),
-        schedule=partial(CosineAnnealingWarmRestarts, T_0=80),
+        *("warm restart", 40, 8),
+        **dict(data=sequences, net=GPT, optimizer=of(AdamW, lr=0.014), batch=32, steps=120),
+        schedule=partial(CosineAnnealingWarmRestarts, T_0=40, T_mult=2),
     ),
-    "cosine with restarts on digits with some wrong labels": trained(
-        *("warm restart", 70, 20),
-        **dict(data=mislabelled, net=mlp, optimizer=of(Adam, lr=0.04), steps=150, action="clamp"),
-        schedule=partial(CosineAnnealingWarmRestarts, T_0=70),
+    "the second restart of the same, target 0.5": trained(
+        *("warm restart", 90, 15),
+        **dict(data=sequences, net=GPT, optimizer=of(AdamW, lr=0.005), batch=64, steps=150, target=0.5),
+        **dict(schedule=partial(CosineAnnealingWarmRestarts, T_0=30, T_mult=2), action="clamp"),
+    ),
+    "a warm-up and then cosine with restarts, in a CNN with BatchNorm": trained(
+        *("warm restart", 90, 6),
+        **dict(data=images, net=partial(cnn, nn.BatchNorm2d), optimizer=of(Adam, lr=0.035), steps=140),
+        **dict(schedule=cycles(90, warm_up=20), action="clamp"),
     ),
     "resumed with a fresh AdamW, its moments lost": trained(
-        *("warm restart", 100, 10),
-        **dict(data=standardised, net=partial(mlp, 64, 3, nn.LayerNorm), optimizer=of(AdamW, lr=8e-3), steps=160),
+        *("warm restart", 100, 3),
+        **dict(data=standardised, net=partial(mlp, 64, 3, nn.LayerNorm), optimizer=of(AdamW, lr=4e-3), steps=160),
         **dict(resume_at=100, resume=lambda t: t.optimizer.state.clear(), clip=1.0),
     ),
     "resumed without its schedule, so back at the rate of the beginning": trained(
-        *("warm restart", 150, 15),
-        **dict(data=sequences, net=GPT, optimizer=of(AdamW, lr=0.012), batch=32, steps=200, action="clamp"),
-        **dict(schedule=partial(CosineAnnealingLR, T_max=170), resume_at=150),
-        resume=lambda t: (t.rates_times(0.012 / t.optimizer.param_groups[0]["lr"]), setattr(t, "schedule", None)),
+        *("warm restart", 110, 10),
+        **dict(data=sequences, net=GPT, optimizer=of(AdamW, lr=0.015), batch=32, steps=150, action="clamp"),
+        **dict(schedule=partial(ExponentialLR, gamma=0.95), resume_at=110),
+        resume=lambda t: (t.rates_times(0.015 / t.optimizer.param_groups[0]["lr"]), setattr(t, "schedule", None)),
     ),
-    "SGD with restarts in a CNN": trained(
-        *("warm restart", 90, 25),
-        **dict(data=images, net=cnn, optimizer=of(SGD, lr=0.1, momentum=0.9, nesterov=True), steps=150),
-        schedule=partial(CosineAnnealingWarmRestarts, T_0=90),
+    "SGD with restarts, a net that has left its plateau meanwhile": trained(
+        *("warm restart", 60, 20),
+        **dict(data=digits, net=partial(mlp, 64, 2), optimizer=of(SGD, lr=0.1, momentum=0.9), steps=140),
+        schedule=partial(CosineAnnealingWarmRestarts, T_0=60),
     ),
     "the rate goes back up by hand, RMSprop": trained(
         *("warm restart", 100, 15),
-        **dict(data=mislabelled, net=partial(mlp, 48, 2), optimizer=of(RMSprop, lr=5e-3), steps=160, action="clamp"),
-        schedule=by(lambda step: 0.5 * (1 + math.cos(math.pi * min(step, 100) / 105)) if step < 100 else 1),
+        **dict(data=mislabelled, net=partial(mlp, 48, 2), optimizer=of(RMSprop, lr=3e-3), steps=160, action="clamp"),
+        schedule=by(lambda step: min((step + 1) / 20, 0.96 ** max(step - 20, 0)) if step < 100 else 1),
     ),
 }
