@@ -21,7 +21,7 @@ def warm_up_and_decay(step):
 HEALTHY = {
     "batches of sixteen, noisy": trained(
         *("healthy", None, 0),
-        **dict(data=mislabelled, net=mlp, optimizer=of(SGD, lr=0.05), steps=400, batch=16, action="clamp"),
+        **dict(data=mislabelled, net=mlp, optimizer=of(SGD, lr=0.05), steps=400, batch=16, drop_last=False),
     ),
     "a small GPT with warm-up, cosine decay, weight decay and clipping": trained(
         *("healthy", None, 0),
@@ -39,7 +39,7 @@ HEALTHY = {
     ),
     "Adam from scratch, whose first steps are near the limit": trained(
         *("healthy", None, 0),
-        **dict(data=standardised, net=partial(mlp, 64, 3, nn.LayerNorm), optimizer=of(Adam, lr=8e-3), steps=60),
+        **dict(data=standardised, net=partial(mlp, 64, 3, nn.LayerNorm), optimizer=of(Adam, lr=5e-3), steps=60),
         action="clamp",
     ),
     "OneCycle, a CNN": trained(

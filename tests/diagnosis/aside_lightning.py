@@ -49,5 +49,5 @@ def fit(folder, seed, *, data, net, optimizer, steps, batch=64, schedule=None, f
             enable_model_summary=False,
             enable_checkpointing=False,
         )
-        loader = DataLoader(TensorDataset(*data()), batch_size=batch, shuffle=True)
+        loader = DataLoader(TensorDataset(*data()), batch_size=batch, shuffle=True, drop_last=True)
         trainer.fit(Module(net, optimizer, schedule, fault, seed), loader)

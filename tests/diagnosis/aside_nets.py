@@ -24,7 +24,7 @@ def standardised():
 @functools.cache
 def images():
     x, y = digits()
-    return x.view(-1, 1, 8, 8), y
+    return ((x - 0.3) / 0.37).view(-1, 1, 8, 8), y
 
 
 @functools.cache

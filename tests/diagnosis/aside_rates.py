@@ -147,17 +147,17 @@ RESTARTS = {
     ),
     "the second restart of the same, target 0.5": trained(
         *("warm restart", 90, 15),
-        **dict(data=sequences, net=GPT, optimizer=of(AdamW, lr=0.005), batch=64, steps=150, target=0.5),
+        **dict(data=sequences, net=GPT, optimizer=of(AdamW, lr=0.0055), batch=64, steps=150, target=0.5),
         **dict(schedule=partial(CosineAnnealingWarmRestarts, T_0=30, T_mult=2), action="clamp"),
     ),
     "a warm-up and then cosine with restarts, in a CNN with BatchNorm": trained(
         *("warm restart", 90, 6),
-        **dict(data=images, net=partial(cnn, nn.BatchNorm2d), optimizer=of(Adam, lr=0.035), steps=140),
+        **dict(data=images, net=partial(cnn, nn.BatchNorm2d), optimizer=of(Adam, lr=0.025), steps=140),
         **dict(schedule=cycles(90, warm_up=20), action="clamp"),
     ),
     "resumed with a fresh AdamW, its moments lost": trained(
         *("warm restart", 100, 3),
-        **dict(data=standardised, net=partial(mlp, 64, 3, nn.LayerNorm), optimizer=of(AdamW, lr=4e-3), steps=160),
+        **dict(data=standardised, net=partial(mlp, 64, 3, nn.LayerNorm), optimizer=of(AdamW, lr=2.5e-3), steps=160),
         **dict(resume_at=100, resume=lambda t: t.optimizer.state.clear(), clip=1.0),
     ),
     "resumed without its schedule, so back at the rate of the beginning": trained(
@@ -173,7 +173,7 @@ RESTARTS = {
     ),
     "the rate goes back up by hand, RMSprop": trained(
         *("warm restart", 100, 15),
-        **dict(data=mislabelled, net=partial(mlp, 48, 2), optimizer=of(RMSprop, lr=3e-3), steps=160, action="clamp"),
-        schedule=by(lambda step: min((step + 1) / 20, 0.96 ** max(step - 20, 0)) if step < 100 else 1),
+        **dict(data=mislabelled, net=partial(mlp, 48, 2), optimizer=of(RMSprop, lr=2e-3), steps=160, action="clamp"),
+        schedule=by(lambda step: min((step + 1) / 20, 0.93 ** max(step - 20, 0)) if step < 100 else 1),
     ),
 }

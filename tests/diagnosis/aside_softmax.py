@@ -30,17 +30,17 @@ def at_temperature(z, y, temperature):
 SOFTMAX = {
     "the loss in float16, on blobs that a plane parts": trained(
         *("softmax collapse", 0, 150, False),
-        **dict(data=partial(blobs, 2.0), net=linear, optimizer=of(SGD, lr=0.02), steps=200, monitor=5, batch=128),
+        **dict(data=partial(blobs, 2.0), net=linear, optimizer=of(SGD, lr=0.05), steps=200, monitor=5, batch=128),
         loss=in_half,
     ),
     "z.half() from step 80 on": trained(
-        *("softmax collapse", 80, 60, False),
+        *("softmax collapse", 80, 80, False),
         **dict(data=digits, net=mlp, optimizer=of(Adam, lr=5e-3), steps=200, monitor=5, action="clamp"),
         fault=loss_during(range(80, 200), in_half),
     ),
     "the loss in bfloat16, MLP with LayerNorm": trained(
         *("softmax collapse", 0, 150, False),
-        **dict(data=standardised, net=partial(mlp, 64, 2, nn.LayerNorm), optimizer=of(AdamW, lr=1e-3), steps=200),
+        **dict(data=standardised, net=partial(mlp, 64, 2, nn.LayerNorm), optimizer=of(AdamW, lr=3e-3), steps=200),
         **dict(monitor=5, loss=in_bfloat16, batch=128),
     ),
     "a loss outside of autocast, CNN": trained(
@@ -50,7 +50,7 @@ SOFTMAX = {
     ),
     "float32, Adam on blobs far apart": trained(
         *("softmax collapse", 0, 150, False),
-        **dict(data=partial(blobs, 3.0), net=linear, optimizer=of(Adam, lr=2e-2), steps=240, monitor=5, batch=256),
+        **dict(data=partial(blobs, 4.0), net=linear, optimizer=of(Adam, lr=1.5e-2), steps=240, monitor=5, batch=256),
     ),
     "float32, the temperature falls": trained(
         *("softmax collapse", 60, 120, False),

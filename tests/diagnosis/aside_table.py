@@ -29,7 +29,7 @@ class Found(NamedTuple):
     def holds(self, scenario):
         begins, last = scenario.step, (scenario.step or 0) + scenario.tolerance
         if begins is None:
-            return self.first is None or self.r <= 1.5
+            return self.first is None or self.before <= 1.5
         seen = self.first if scenario.breach else self.collapse
         return seen is not None and begins <= seen <= last and (scenario.breach or self.first is None)
 

@@ -55,6 +55,7 @@ def train(
     resume_at=None,
     resume=None,
     size=None,
+    drop_last=True,
 ):
     """Train under a guard that writes its records to the folder.
 
@@ -65,7 +66,7 @@ def train(
     t = Training(net(), None, generator=torch.Generator().manual_seed(seed))
     t.optimizer = optimizer(t.model)
     t.schedule, t.loss = schedule and schedule(t.optimizer), loss
-    batches = endless(data(), batch, size, t.generator)
+    batches = endless(data(), batch, size, drop_last, t.generator)
     settings = {"action": action, "target": target, "cadence": cadence}
     states, stretches = None, [range(resume_at or steps), range(resume_at or steps, steps)]
     for stretch in filter(len, stretches):
@@ -96,11 +97,13 @@ def _step(t, batches, accumulate, clip, autocast, fault):
         t.schedule.step()
 
 
-def endless(data, batch, size, generator):
-    """Epoch after epoch in a new order; the last batch of each is what is left."""
+def endless(data, batch, size, drop_last, generator):
+    """Epoch after epoch in a new order; the last batch of each is what is left, if that may be."""
     x, y = (part[:size] for part in data)
     while True:
         for rows in torch.randperm(len(x), generator=generator).split(batch):
+            if len(rows) < batch and drop_last:
+                continue
             yield x[rows], y[rows]
 
 
