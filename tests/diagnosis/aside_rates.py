@@ -55,7 +55,7 @@ JUMPS = {
     ),
     "the learning rate is 5 times as large from one step on, not far below the limit": trained(
         *("learning rate jump", 60, 15),
-        **dict(data=mislabelled, net=partial(mlp, 64, 2, nn.BatchNorm1d), optimizer=of(SGD, lr=0.02, momentum=0.8)),
+        **dict(data=mislabelled, net=partial(mlp, 64, 2, nn.BatchNorm1d), optimizer=of(SGD, lr=0.04, momentum=0.8)),
         **dict(steps=130, batch=128, fault=rate_jump(60, 5), action="clamp"),
     ),
     "five steps at 20 times the rate in a small GPT": trained(
@@ -145,15 +145,15 @@ RESTARTS = {
         **dict(data=sequences, net=GPT, optimizer=of(AdamW, lr=0.014), batch=32, steps=120),
         schedule=partial(CosineAnnealingWarmRestarts, T_0=40, T_mult=2),
     ),
-    "the second restart of the same, target 0.5": trained(
-        *("warm restart", 90, 15),
-        **dict(data=sequences, net=GPT, optimizer=of(AdamW, lr=0.0055), batch=64, steps=150, target=0.5),
-        **dict(schedule=partial(CosineAnnealingWarmRestarts, T_0=30, T_mult=2), action="clamp"),
+    "a restart on digits that are learned, target 0.5": trained(
+        *("warm restart", 75, 15),
+        **dict(data=standardised, net=partial(mlp, 64, 3, nn.LayerNorm), optimizer=of(AdamW, lr=3e-3), steps=150),
+        **dict(schedule=partial(CosineAnnealingWarmRestarts, T_0=75), action="clamp", target=0.5),
     ),
     "a warm-up and then cosine with restarts, in a CNN with BatchNorm": trained(
-        *("warm restart", 90, 6),
-        **dict(data=images, net=partial(cnn, nn.BatchNorm2d), optimizer=of(Adam, lr=0.025), steps=140),
-        **dict(schedule=cycles(90, warm_up=20), action="clamp"),
+        *("warm restart", 90, 10),
+        **dict(data=images, net=partial(cnn, nn.BatchNorm2d), optimizer=of(Adam, lr=0.028), steps=140),
+        **dict(schedule=cycles(90, warm_up=40), action="clamp"),
     ),
     "resumed with a fresh AdamW, its moments lost": trained(
         *("warm restart", 100, 3),
@@ -172,8 +172,8 @@ RESTARTS = {
         schedule=partial(CosineAnnealingWarmRestarts, T_0=60),
     ),
     "the rate goes back up by hand, RMSprop": trained(
-        *("warm restart", 100, 15),
+        *("warm restart", 100, 30),
         **dict(data=mislabelled, net=partial(mlp, 48, 2), optimizer=of(RMSprop, lr=2e-3), steps=160, action="clamp"),
-        schedule=by(lambda step: min((step + 1) / 20, 0.93 ** max(step - 20, 0)) if step < 100 else 1),
+        schedule=by(lambda step: min((step + 1) / 20, 0.9 ** max(step - 12, 0)) if step < 100 else 1),
     ),
 }

@@ -29,7 +29,7 @@ def at_temperature(z, y, temperature):
 
 SOFTMAX = {
     "the loss in float16, on blobs that a plane parts": trained(
-        *("softmax collapse", 0, 150, False),
+        *("softmax collapse", 0, 190, False),
         **dict(data=partial(blobs, 2.0), net=linear, optimizer=of(SGD, lr=0.05), steps=200, monitor=5, batch=128),
         loss=in_half,
     ),
@@ -49,8 +49,8 @@ SOFTMAX = {
         **dict(autocast=torch.bfloat16, loss=outside_autocast, action="clamp"),
     ),
     "float32, Adam on blobs far apart": trained(
-        *("softmax collapse", 0, 150, False),
-        **dict(data=partial(blobs, 4.0), net=linear, optimizer=of(Adam, lr=1.5e-2), steps=240, monitor=5, batch=256),
+        *("softmax collapse", 0, 280, False),
+        **dict(data=partial(blobs, 5.0), net=linear, optimizer=of(Adam, lr=1.3e-2), steps=300, monitor=5, batch=256),
     ),
     "float32, the temperature falls": trained(
         *("softmax collapse", 60, 120, False),
