@@ -32,7 +32,7 @@ LABELS = {
     ),
     "a corrupt shard: six in ten labels of five batches are wrong": trained(
         *("label noise", 130, 3),
-        **dict(data=images, net=cnn, optimizer=of(SGD, lr=8e-3, momentum=0.9, nesterov=True), steps=170, batch=128),
+        **dict(data=images, net=cnn, optimizer=of(SGD, lr=0.016, momentum=0.8, nesterov=True), steps=170, batch=128),
         **dict(fault=during(range(130, 135), labels_shuffled(0.6)), action="clamp", clip=5.0),
     ),
     "labels off by one for eight batches, Adam": trained(
@@ -46,13 +46,18 @@ LABELS = {
         fault=during(range(120, 123), labels_shuffled()),
     ),
     "one label for every sample, on blobs that a plane parts": trained(
-        *("label noise", 100, 3),
-        **dict(data=partial(blobs, 2.0), net=linear, optimizer=of(SGD, lr=0.04, momentum=0.8), steps=150, batch=256),
+        *("label noise", 100, 5),
+        **dict(data=partial(blobs, 2.0), net=linear, optimizer=of(SGD, lr=0.03, momentum=0.9), steps=150, batch=256),
         **dict(fault=during(range(100, 106), one_label_for_all()), monitor=20),
     ),
     "half of the labels wrong for twenty steps, LayerNorm, target 0.5": trained(
         *("label noise", 120, 4),
-        **dict(data=standardised, net=partial(mlp, 64, 2, nn.LayerNorm), optimizer=of(SGD, lr=0.01, momentum=0.9), steps=170),
+        **dict(
+            data=standardised,
+            net=partial(mlp, 64, 2, nn.LayerNorm),
+            optimizer=of(SGD, lr=0.025, momentum=0.9),
+            steps=170,
+        ),
         **dict(fault=during(range(120, 140), labels_shuffled(0.5)), target=0.5, action="clamp"),
     ),
 }
@@ -107,7 +112,7 @@ UNUSUAL = {
     ),
     "a batch 10 times as bright, a CNN with momentum": trained(
         *("unusual batch", 100, 0),
-        **dict(data=images, net=cnn, optimizer=of(SGD, lr=8e-3, momentum=0.9, nesterov=True), steps=150, batch=128),
+        **dict(data=images, net=cnn, optimizer=of(SGD, lr=0.012, momentum=0.9, nesterov=True), steps=150, batch=128),
         **dict(fault=at(100, inputs_times(10)), action="clamp"),
     ),
     "negative images, three batches": trained(

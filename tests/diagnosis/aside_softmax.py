@@ -1,6 +1,5 @@
 """Softmax collapse: in half precision without a step over the target, or by logits that are scaled up."""
 
-import math
 from functools import partial
 
 import torch
@@ -48,9 +47,11 @@ SOFTMAX = {
         **dict(data=images, net=partial(cnn, nn.BatchNorm2d), optimizer=of(Adam, lr=3e-3), steps=240, monitor=10),
         **dict(autocast=torch.bfloat16, loss=outside_autocast, action="clamp"),
     ),
-    "float32, Adam on blobs far apart": trained(
+    "float32, an MLP that goes on after it has learned all": trained(
         *("softmax collapse", 0, 280, False),
-        **dict(data=partial(blobs, 5.0), net=linear, optimizer=of(Adam, lr=1.3e-2), steps=300, monitor=5, batch=256),
+        **dict(
+            data=standardised, net=partial(mlp, 64, 2), optimizer=of(Adam, lr=4e-3), steps=300, monitor=5, batch=128
+        ),
     ),
     "float32, the temperature falls": trained(
         *("softmax collapse", 60, 120, False),

@@ -3,7 +3,7 @@
 from functools import partial
 
 from aside_faults import at, loss_during, no_loss, no_second_moment, no_state, setting, since, weights_times
-from aside_nets import GPT, blobs, cnn, digits, images, linear, mislabelled, mlp, sequences, standardised
+from aside_nets import GPT, cnn, digits, images, linear, mislabelled, mlp, sequences, standardised
 from aside_scenario import of, trained
 from torch import nn
 from torch.optim import SGD, Adam, AdamW
@@ -15,7 +15,7 @@ MOMENTUM = {
     ),
     "momentum 0.999 with Nesterov on a linear model": trained(
         *("momentum build-up", 0, 60),
-        **dict(data=partial(blobs, 0.4), net=linear, optimizer=of(SGD, lr=0.4, momentum=0.999, nesterov=True)),
+        **dict(data=digits, net=partial(linear, 64, 10), optimizer=of(SGD, lr=0.05, momentum=0.999, nesterov=True)),
         **dict(steps=140, batch=128, action="clamp"),
     ),
     "momentum raised from 0.9 to 0.99 in mid-run, a CNN": trained(
@@ -34,7 +34,9 @@ MOMENTUM = {
     ),
     "momentum raised to 0.999 on labels of which some are wrong": trained(
         *("momentum build-up", 50, 60),
-        **dict(data=mislabelled, net=mlp, optimizer=of(SGD, lr=0.25, momentum=0.9), steps=160, batch=256),
+        **dict(
+            data=mislabelled, net=partial(mlp, 64, 2), optimizer=of(SGD, lr=0.1, momentum=0.9), steps=160, batch=256
+        ),
         **dict(fault=at(50, setting(momentum=0.999)), action="clamp", monitor=20),
     ),
 }
@@ -42,7 +44,7 @@ MOMENTUM = {
 WEIGHTS = {
     "all weights ten times as large at once": trained(
         *("weight blow-up", 80, 0),
-        **dict(data=standardised, net=mlp, optimizer=of(SGD, lr=0.03), steps=130, fault=at(80, weights_times(10))),
+        **dict(data=standardised, net=mlp, optimizer=of(SGD, lr=0.1), steps=130, fault=at(80, weights_times(10))),
     ),
     "all weights grow by five percent a step": trained(
         *("weight blow-up", 60, 40),
@@ -75,7 +77,7 @@ WEIGHTS = {
 OPTIMIZER = {
     "Adam after a long stretch of padding, its second moment forgotten": trained(
         *("optimizer state", 200, 8),
-        **dict(data=mislabelled, net=mlp, optimizer=of(Adam, lr=0.022, betas=(0.9, 0.95)), steps=240),
+        **dict(data=mislabelled, net=mlp, optimizer=of(Adam, lr=0.026, betas=(0.9, 0.95)), steps=240),
         fault=loss_during(range(90, 200), no_loss),
     ),
     "the second moment comes back as zeros, its count does not": trained(
