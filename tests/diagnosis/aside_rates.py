@@ -152,13 +152,14 @@ RESTARTS = {
     ),
     "a new process with a fresh Adam, a CNN with BatchNorm, target 0.5": trained(
         *("warm restart", 80, 3),
-        **dict(data=images, net=partial(cnn, nn.BatchNorm2d), optimizer=of(Adam, lr=5e-3), steps=130, resume_at=80),
+        **dict(data=images, net=partial(cnn, nn.BatchNorm2d), optimizer=of(Adam, lr=6e-3), steps=130, resume_at=80),
         **dict(resume=lambda t: t.optimizer.state.clear(), action="clamp", target=0.5),
+        schedule=by(lambda step: min((step + 1) / 20, 1)),
     ),
     "a warm-up and then cosine with restarts, two blocks": trained(
-        *("warm restart", 60, 10),
-        **dict(data=sequences, net=partial(GPT, 32, 2), optimizer=of(AdamW, lr=0.012), batch=32, steps=110),
-        **dict(schedule=cycles(60, warm_up=10), action="clamp", clip=1.0),
+        *("warm restart", 35, 10),
+        **dict(data=sequences, net=partial(GPT, 32, 2), optimizer=of(AdamW, lr=8e-3), batch=32, steps=90),
+        **dict(schedule=cycles(35, warm_up=5), action="clamp", clip=1.0),
     ),
     "resumed with a fresh AdamW, its moments lost": trained(
         *("warm restart", 100, 3),

@@ -15,12 +15,12 @@ MOMENTUM = {
     ),
     "momentum 0.999 with Nesterov on a linear model": trained(
         *("momentum build-up", 0, 60),
-        **dict(data=digits, net=partial(linear, 64, 10), optimizer=of(SGD, lr=0.05, momentum=0.999, nesterov=True)),
+        **dict(data=digits, net=partial(linear, 64, 10), optimizer=of(SGD, lr=0.65, momentum=0.999, nesterov=True)),
         **dict(steps=140, batch=128, action="clamp"),
     ),
     "momentum raised from 0.9 to 0.99 in mid-run, a CNN": trained(
-        *("momentum build-up", 60, 40),
-        **dict(data=images, net=cnn, optimizer=of(SGD, lr=0.02, momentum=0.9), steps=150, batch=128),
+        *("momentum build-up", 60, 60),
+        **dict(data=images, net=cnn, optimizer=of(SGD, lr=0.015, momentum=0.9), steps=150, batch=128),
         fault=at(60, setting(momentum=0.99)),
     ),
     "momentum 0.995 in a small GPT": trained(
@@ -33,9 +33,9 @@ MOMENTUM = {
         **dict(steps=140, action="clamp"),
     ),
     "momentum raised to 0.999 on labels of which some are wrong": trained(
-        *("momentum build-up", 50, 60),
+        *("momentum build-up", 50, 80),
         **dict(
-            data=mislabelled, net=partial(mlp, 64, 2), optimizer=of(SGD, lr=0.1, momentum=0.9), steps=160, batch=256
+            data=mislabelled, net=partial(mlp, 64, 2), optimizer=of(SGD, lr=0.15, momentum=0.9), steps=160, batch=256
         ),
         **dict(fault=at(50, setting(momentum=0.999)), action="clamp", monitor=20),
     ),
@@ -43,7 +43,7 @@ MOMENTUM = {
 
 WEIGHTS = {
     "all weights ten times as large at once": trained(
-        *("weight blow-up", 80, 0),
+        *("weight blow-up", 80, 2),
         **dict(data=standardised, net=mlp, optimizer=of(SGD, lr=0.1), steps=130, fault=at(80, weights_times(10))),
     ),
     "all weights grow by five percent a step": trained(
@@ -87,7 +87,7 @@ OPTIMIZER = {
     ),
     "Adam's state is thrown away in mid-run": trained(
         *("optimizer state", 110, 2),
-        **dict(data=standardised, net=partial(mlp, 64, 3, nn.LayerNorm), optimizer=of(Adam, lr=2.5e-3), steps=160),
+        **dict(data=standardised, net=partial(mlp, 64, 3, nn.LayerNorm), optimizer=of(Adam, lr=2.2e-3), steps=160),
         fault=at(110, no_state),
     ),
     "an eps of 0.2 is the default again after a resume": trained(

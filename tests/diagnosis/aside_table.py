@@ -11,6 +11,9 @@ from aside import ASIDE
 
 from stepguard.records import read_runs
 
+START_UP = 5
+"""Steps at the beginning that may be over the target by themselves, where the cause comes later."""
+
 
 class Found(NamedTuple):
     """What the records of a run hold, with nothing concluded from it."""
@@ -41,7 +44,7 @@ def found(scenario, seed):
         (run,) = read_runs(folder)
     seconds = time.perf_counter() - started
     begins = scenario.step if scenario.step is not None else len(run.times) and max(run.times) + 1
-    over = [reading for reading in run.readings if reading.breach]
+    over = [reading for reading in run.readings if reading.breach and reading.step >= min(START_UP, begins)]
     before = [reading for reading in run.readings if reading.step < begins]
     losses = [reading.loss for reading in run.readings if reading.step >= begins and reading.loss is not None]
     return Found(
