@@ -3,7 +3,7 @@
 from functools import partial
 
 from aside_faults import at, loss_during, no_loss, no_second_moment, no_state, setting, since, weights_times
-from aside_nets import GPT, cnn, digits, images, linear, mislabelled, mlp, sequences, standardised
+from aside_nets import GPT, cnn, digits, images, mislabelled, mlp, sequences, standardised
 from aside_scenario import of, trained
 from torch import nn
 from torch.optim import SGD, Adam, AdamW
@@ -13,9 +13,13 @@ MOMENTUM = {
         *("momentum build-up", 0, 50),
         **dict(data=digits, net=mlp, optimizer=of(SGD, lr=0.1, momentum=0.99), steps=140),
     ),
-    "momentum 0.999 with Nesterov on a linear model": trained(
+    "momentum 0.999 with Nesterov in a tanh network": trained(
         *("momentum build-up", 0, 60),
-        **dict(data=digits, net=partial(linear, 64, 10), optimizer=of(SGD, lr=0.65, momentum=0.999, nesterov=True)),
+        **dict(
+            data=standardised,
+            net=partial(mlp, 64, 2, bends=nn.Tanh),
+            optimizer=of(SGD, lr=0.01, momentum=0.999, nesterov=True),
+        ),
         **dict(steps=140, batch=128, action="clamp"),
     ),
     "momentum raised from 0.9 to 0.99 in mid-run, a CNN": trained(
@@ -35,7 +39,7 @@ MOMENTUM = {
     "momentum raised to 0.999 on labels of which some are wrong": trained(
         *("momentum build-up", 50, 80),
         **dict(
-            data=mislabelled, net=partial(mlp, 64, 2), optimizer=of(SGD, lr=0.15, momentum=0.9), steps=160, batch=256
+            data=mislabelled, net=partial(mlp, 64, 2), optimizer=of(SGD, lr=0.12, momentum=0.9), steps=160, batch=256
         ),
         **dict(fault=at(50, setting(momentum=0.999)), action="clamp", monitor=20),
     ),

@@ -1,6 +1,7 @@
 """One training loop for all runs kept aside: what a person writes, with places at which something goes wrong."""
 
 import contextlib
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,8 @@ def resumed(old, net, optimizer, schedule):
 @contextlib.contextmanager
 def watched(folder, t, settings, monitor, states):
     with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "stepguard: ")  # that something goes wrong is the point
         attach, look = stepguard.attach, stepguard.monitor_collapse
         watchers = [stack.enter_context(attach(t.model, t.optimizer, log_dir=folder, **settings))]
         if monitor:
