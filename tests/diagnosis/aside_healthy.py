@@ -39,7 +39,11 @@ HEALTHY = {
     ),
     "Adam from scratch, whose first steps are near the limit": trained(
         *("healthy", None, 0),
-        **dict(data=standardised, net=partial(mlp, 64, 3, nn.LayerNorm), optimizer=of(Adam, lr=5e-3), steps=60),
+        **dict(data=images, net=partial(cnn, nn.BatchNorm2d), optimizer=of(Adam, lr=0.01), steps=120),
+    ),
+    "a high rate with LayerNorm, near the limit now and then": trained(
+        *("healthy", None, 0),
+        **dict(data=standardised, net=partial(mlp, 64, 3, nn.LayerNorm), optimizer=of(Adam, lr=4e-3), steps=60),
         action="clamp",
     ),
     "OneCycle, a CNN": trained(

@@ -18,7 +18,7 @@ MOMENTUM = {
         **dict(
             data=standardised,
             net=partial(mlp, 64, 2, bends=nn.Tanh),
-            optimizer=of(SGD, lr=0.01, momentum=0.999, nesterov=True),
+            optimizer=of(SGD, lr=0.2, momentum=0.999, nesterov=True),
         ),
         **dict(steps=140, batch=128, action="clamp"),
     ),
