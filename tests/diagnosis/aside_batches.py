@@ -57,9 +57,9 @@ LABELS = {
 }
 
 OUTLIERS = {
-    "one sample 100 times as large and of the wrong sign": trained(
+    "one sample 200 times as large and of the wrong sign": trained(
         *("outlier sample", 80, 0),
-        **dict(data=standardised, net=mlp, optimizer=of(SGD, lr=0.1), steps=140, fault=at(80, one_sample_times(-100))),
+        **dict(data=digits, net=mlp, optimizer=of(SGD, lr=0.1), steps=140, fault=at(80, one_sample_times(-200))),
     ),
     "one sample with the wrong label and 20 times as large, in a fitted batch": trained(
         *("outlier sample", 120, 1),
