@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LAYERS = ["geometry", "probe", "records", "guard"]
+LAYERS = ["geometry", "probe", "records", "guard", "diagnosis"]
 SHELLS = ["callbacks", "views", "cli"]  # over all layers; cli may also show views
 MAY_SEE = {layer: set(LAYERS[:i]) for i, layer in enumerate(LAYERS)}
 MAY_SEE |= {shell: set(LAYERS) for shell in SHELLS}
+MAY_SEE["diagnosis"] = {"records"}  # it reads what any run has left, also where nothing else is installed
 MAY_SEE["cli"] |= {"views"}
 HEAVY = {"lightning", "pytorch_lightning", "tensorboard", "rich", "matplotlib", "sklearn", "transformers", "accelerate"}
 HEAVY_IN = {"views": {"rich", "matplotlib"}, "views/tensorboard": {"tensorboard"}, "cli": {"sklearn", "rich"}}

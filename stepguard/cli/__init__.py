@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from stepguard import __version__
-from stepguard.cli import dashboard, demo, watch
+from stepguard.cli import dashboard, demo, report, watch
 
-COMMANDS = (demo, dashboard, watch)
+COMMANDS = (demo, dashboard, watch, report)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="examples:\n  stepguard demo             watch a model break, and the same model saved\n"
         "  stepguard demo --help      the two ways in which it can\n"
         "  stepguard dashboard runs   look at runs in TensorBoard, live or afterwards\n"
-        "  stepguard watch runs       follow a run from another terminal",
+        "  stepguard watch runs       follow a run from another terminal\n"
+        "  stepguard report runs      what went wrong in a run, where and why",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"stepguard {__version__}")

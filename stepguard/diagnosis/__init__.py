@@ -2,5 +2,6 @@
 
 from stepguard.diagnosis.case import Factor
 from stepguard.diagnosis.diagnose import Diagnosis, Finding, diagnose
+from stepguard.diagnosis.post_mortem import PostMortem, post_mortem
 
-__all__ = ["Diagnosis", "Factor", "Finding", "diagnose"]
+__all__ = ["Diagnosis", "Factor", "Finding", "PostMortem", "diagnose", "post_mortem"]

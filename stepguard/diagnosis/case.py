@@ -15,6 +15,8 @@ _RECENT = 25
 """Steps that are lately, if there were enough readings in them."""
 _BEFORE = 40
 """Readings that tell how far what is usual goes."""
+_NOT_LONG_AGO = 60
+"""Steps that such readings are of, if there were enough in them: a model that learns has other losses then."""
 _LONG = 400
 """Readings that a slow change is looked for in."""
 _HUMP = 3.0
@@ -74,7 +76,9 @@ class Case:
     @cached_property
     def before(self) -> Places:
         """Places of readings further back, up to it."""
-        return self._calm(_BEFORE)
+        places = self._calm(_BEFORE)
+        near = places[self.track.step[places] >= self.step - _NOT_LONG_AGO]
+        return near if len(near) >= 5 else places[-5:]
 
     @cached_property
     def since(self) -> int:

@@ -15,5 +15,3 @@ SENSITIVITY = "growing sensitivity"
 COLLAPSE = "softmax collapse"
 NOT_FINITE = "not finite"
 NEAR = "near the limit"
-FAULTS = {LR_JUMP, WARM_RESTART, OUTLIER, UNUSUAL_BATCH, LABEL_NOISE, WEIGHTS, NOT_FINITE}
-"""What no run that goes well has, unless it stays within its target."""

@@ -45,8 +45,8 @@ def collapsed(run: Run) -> Collapsed | None:
     first = int(beyond[0])
     dtype = str(columns["dtype"][first])
     said = [
-        f"at step {step[first]} the sum of the softmax was exactly 1 in {dtype} for {share[first]:.1%} of the samples, at step {step[worst]} for "
-        f"{share[worst]:.1%}: those samples teach nothing any more"
+        f"at step {step[first]} the sum of the softmax was exactly 1 in {dtype} for {share[first]:.1%} of the samples, "
+        f"at step {step[worst]} for {share[worst]:.1%}: those samples teach nothing any more"
     ]
     if first and headroom[0] > 0:
         lost = (headroom[0] - headroom[first]) / max(int(step[first] - step[0]), 1)

@@ -7,7 +7,7 @@ import numpy as np
 
 from stepguard.diagnosis.bursts import bursts
 from stepguard.diagnosis.case import Case, Factor
-from stepguard.diagnosis.causes import COLLAPSE, FAULTS, NEAR, SENSITIVITY, TOO_HIGH
+from stepguard.diagnosis.causes import COLLAPSE, NEAR, SENSITIVITY, TOO_HIGH
 from stepguard.diagnosis.collapsed import Collapsed, collapsed
 from stepguard.diagnosis.episodes import APART, Episode, episodes_of
 from stepguard.diagnosis.rules import RULES, Found
@@ -45,7 +45,7 @@ class Finding(NamedTuple):
     serious: bool
     """Whether it is more than a brief crossing of a run that goes well."""
     certain: bool
-    """Whether it came into the run from outside, as no run that goes well has it; else it grew out of the run itself."""
+    """Whether it came from outside, as in no run that goes well; else it grew out of the run itself."""
     factors: tuple[Factor, ...]
     """What changed, of what r is made of."""
     evidence: tuple[str, ...]
@@ -91,7 +91,8 @@ def diagnose(run: Run) -> Diagnosis:
         >>> run = Run(Path("stepguard.jsonl"))
         >>> for step in range(50):
         ...     lr = 10.0 if step == 40 else 0.1
-        ...     run.readings.append(Reading(step, 2 * lr, lr, 0.5, 6.28 * lr, 1.0, lr, lr, target=1.0, gradient_norm=1.0))
+        ...     reading = Reading(step, 2 * lr, lr, 0.5, 6.28 * lr, 1.0, lr, lr, target=1.0, gradient_norm=1.0)
+        ...     run.readings.append(reading)
         >>> found = diagnose(run)
         >>> found.cause, found.step, found.main.evidence
         ('learning rate jump', 40, ('the learning rate went from 0.1 to 10 at once, 100 times as large',))
@@ -135,7 +136,7 @@ def _finding(run: Run, track: Track, episode: Episode, about: _About) -> Finding
         beyond=episode.beyond,
         target=float(track.target[episode.first]),
         serious=_is_serious(track, episode, found),
-        certain=found.certain and found.cause in FAULTS,
+        certain=found.certain,
         factors=case.factors_since(found.began),
         evidence=found.evidence,
         culprits=tuple(known),
@@ -154,8 +155,8 @@ def _of_burst(track: Track, place: int, about: _About) -> Finding:
         last=case.step,
         beyond=0,
         target=case.now("target"),
-        serious=found.cause in FAULTS,
-        certain=found.cause in FAULTS,
+        serious=found.certain,
+        certain=found.certain,
         factors=case.factors_since(found.began),
         evidence=(*found.evidence, f"r stayed within its target of {case.now('target'):g}"),
         culprits=(),
@@ -170,13 +171,11 @@ def _is_serious(track: Track, episode: Episode, found: Found) -> bool:
     times = float(track.r[episode.worst] / track.target[episode.worst])
     if not math.isfinite(times):
         return True
-    if found.cause in FAULTS and found.certain and track.step[episode.first] >= _AT_THE_START:
-        return True  # no run that goes well has that
     if found.cause in (NEAR, TOO_HIGH) or track.step[episode.first] < _AT_THE_START:
         return times >= _SERIOUS_THERE
-    if found.cause == SENSITIVITY and not found.certain:
-        return times >= 2 * _SERIOUS
-    return times >= _SERIOUS or found.certain and episode.beyond >= _LASTS
+    if found.cause == SENSITIVITY:
+        return times >= 1.5 * _SERIOUS
+    return found.certain or times >= _SERIOUS or episode.beyond >= _LASTS
 
 
 def _of_collapse(late: Collapsed, track: Track, about: _About) -> Finding:

@@ -10,6 +10,8 @@ APART = 20
 """Steps without a breach after which the next one begins something new."""
 _SURGE = 3.0
 """Times as large as usual that r must be for something new to begin among steps that are beyond."""
+_LEAP = 2.0
+"""The same of the reading just before: what has grown up to here goes on."""
 _BEFORE = 40
 """Readings that tell what is usual."""
 
@@ -29,7 +31,8 @@ class Episode(NamedTuple):
 def _surges(r: Numbers, target: Numbers, place: int) -> bool:
     """Whether r is suddenly far above what it was, near its target or beyond it though that may have been."""
     level = _SURGE * max(float(np.median(r[max(0, place - _BEFORE) : place])), float(target[place]))
-    return bool(r[place] >= level and r[max(0, place - APART) : place].max() < level)
+    leaps = r[place] >= _LEAP * r[place - 1]
+    return bool(leaps and r[place] >= level and r[max(0, place - APART) : place].max() < level)
 
 
 def episodes_of(track: Track) -> list[Episode]:
@@ -38,10 +41,10 @@ def episodes_of(track: Track) -> list[Episode]:
     Example:
         >>> import numpy as np
         >>> from types import SimpleNamespace
-        >>> r = np.array([0.5, 3.0, 9.0, 0.5, 2.0])
+        >>> r = np.array([0.5, 2.0, 2.5, 0.5, 2.0])
         >>> steps = np.array([0.0, 1, 2, 3, 60])
         >>> episodes_of(SimpleNamespace(r=r, step=steps, target=np.ones(5), breach=r > 1))
-        [Episode(first=1, worst=1, last=1, beyond=1), Episode(first=2, worst=2, last=2, beyond=1), Episode(first=4, worst=4, last=4, beyond=1)]
+        [Episode(first=1, worst=2, last=2, beyond=2), Episode(first=4, worst=4, last=4, beyond=1)]
     """
     beyond = np.flatnonzero(track.breach)
     if not len(beyond):

@@ -18,8 +18,8 @@ class Track:
 
     What a step did is a product, so what changed is a sum of logarithms:
     :math:`r = \mathrm{lr} \cdot \mathrm{gain} \cdot \lVert g \rVert \cdot \mathrm{sensitivity}`, with the gain
-    :math:`\lVert u \rVert / (\mathrm{lr} \lVert g \rVert)`, what the optimizer made of the gradient beyond its rate, and the
-    sensitivity :math:`1/\rho_a`, how far a step of length 1 in this direction would go.
+    :math:`\lVert u \rVert / (\mathrm{lr} \lVert g \rVert)`, what the optimizer made of the gradient beyond its rate,
+    and the sensitivity :math:`1/\rho_a`, how far a step of length 1 in this direction would go.
     """
 
     step: Numbers

@@ -74,6 +74,11 @@ class Change:
         """
         return self._ranks.norms(self._movement.end if known else None)
 
+    def look_back(self) -> None:
+        """Have the gradients' norm of a step that was not to be measured, from what the optimizer has left of them."""
+        if self.gradient_norm is None:
+            self.gradient_norm = self._ranks.norm_here(lambda: check_gradients(self._optimizer).norm)
+
     def by_group(self, norms: Sequence[float]) -> list[float]:
         """Of each parameter group as a whole."""
         return self._movement.by_group(norms)

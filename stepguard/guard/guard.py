@@ -330,6 +330,7 @@ class Guard:
             self._reporter.unmeasured(self.step, failure)
             return
         scale = 1.0 if self._settings.action == "observe" else -cut
+        self._change.look_back()
         self._change.rescale(scale)
         self._report(seen, r, asked, scale, why, "prediction")
 
@@ -364,7 +365,7 @@ class Guard:
             cost_share=self._cost.share(),
             why=why,
             gradient_norm=self._change.gradient_norm,
-            weight_norm=self._change.weight_norm() if estimator != "prediction" else None,
+            weight_norm=self._change.weight_norm(),
             r_median=self._samples.median,
             samples=self._samples.number,
             loss=self._samples.loss,

@@ -1,4 +1,4 @@
-"""Runs that go wrong for a reason that is known, on handwritten digits: what a report must find out of their records."""
+"""Runs on handwritten digits that go wrong for a known reason, which is to be found out from their records."""
 
 from collections.abc import Callable
 from pathlib import Path

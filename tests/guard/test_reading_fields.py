@@ -125,15 +125,18 @@ def test_what_a_scaler_has_yet_to_unscale_is_unknown(batch):
     assert guard.last.gradient_norm is None and guard.last.weight_norm > 0
 
 
-def test_a_prediction_knows_nothing_of_samples(batch):
+@pytest.mark.parametrize("action", ["observe", "clamp"])
+def test_a_prediction_knows_nothing_of_samples(action, batch):
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    with stepguard.attach(model, optimizer, strict=True) as guard:
+    with stepguard.attach(model, optimizer, action=action, strict=True) as guard:
         for step in range(40):
             prepared(model, optimizer, *batch, scale=1e6 if step == 39 else 1.0)
+            weights = norm(model.parameters())
             optimizer.step()
     assert guard.last.estimator == "prediction" and guard.last.step == 39
-    assert guard.last.samples is guard.last.r_median is guard.last.weight_norm is None
+    assert guard.last.samples is guard.last.r_median is guard.last.loss is None
+    assert guard.last.weight_norm == pytest.approx(weights, rel=1e-6)
     assert guard.last.gradient_norm == pytest.approx(norm(p.grad for p in model.parameters()), rel=1e-6)
 
 
@@ -250,3 +253,91 @@ def test_tokens_have_no_size_and_inputs_are_kept_by_nobody(batch):
             optimizer.step()
             assert alive() is None or _ < 5
         assert alive() is None
+
+
+def test_the_step_before_is_told_also_where_it_was_not_measured(batch):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    memory, lengths = stepguard.records.Memory(), []
+    with stepguard.attach(model, optimizer, strict=True, recorders=[memory]):
+        for step in range(60):
+            optimizer.param_groups[0]["lr"] = 1e-3 * (1 + step / 100) if step < 50 else 5.0
+            prepared(model, optimizer, *batch)
+            old = [p.detach().clone() for p in model.parameters()]
+            optimizer.step()
+            lengths.append(norm(new - before for new, before in zip(model.parameters(), old, strict=True)))
+            if step == 50:
+                break
+    assert memory.readings[0].lr_before is memory.readings[0].tau_before is None
+    last = memory.readings[-1]
+    assert last.step == 50 and memory.readings[-2].step < 49  # the step before was none that was measured
+    assert last.lr == 5.0 and last.lr_before == pytest.approx(1.49e-3)
+    assert last.tau_before == pytest.approx(lengths[49], rel=1e-4)
+
+
+def test_of_several_groups_each_has_its_rate(batch):
+    model = mlp()
+    groups = [{"params": model[0].parameters(), "lr": 0.01}, {"params": model[3].parameters()}]
+    optimizer = torch.optim.SGD(groups, lr=0.3)
+    with stepguard.attach(model, optimizer, strict=True) as guard:
+        prepared(model, optimizer, *batch)
+        optimizer.step()
+    assert guard.last.lr == 0.3 and guard.last.lrs == [0.01, 0.3]
+
+
+CHANGES = {
+    "momentum": (torch.optim.SGD, {"momentum": 0.9}, 0.99, ("momentum", 0.9, 0.99)),
+    "decay": (torch.optim.SGD, {"weight_decay": 1e-4}, -1e-4, ("weight_decay", 1e-4, -1e-4)),
+    "betas": (torch.optim.Adam, {"betas": (0.9, 0.999)}, (0.9, 0.5), ("beta2", 0.999, 0.5)),
+    "a little": (torch.optim.SGD, {"momentum": 0.9}, 0.91, None),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_setting_that_is_changed_on_the_way_is_told(name, batch):
+    kind, settings, now, expected = CHANGES[name]
+    model = mlp()
+    optimizer = kind(model.parameters(), lr=0.01, **settings)
+    memory = stepguard.records.Memory()
+    with stepguard.attach(model, optimizer, cadence="every", strict=True, recorders=[memory]):
+        for step in range(4):
+            if step == 2:
+                optimizer.param_groups[0][next(iter(settings))] = now
+            prepared(model, optimizer, *batch)
+            optimizer.step()
+    changed = [event for event in memory.events if event.kind == "changed"]
+    if expected is None:
+        assert not changed
+    else:
+        (event,) = changed
+        name, before, after = expected
+        assert event.step == 2 and event.data == {"group": 0, "name": name, "before": before, "now": after}
+        assert event.message == f"step 2: {name} of parameter group 0 was changed from {before:g} to {after:g}"
+
+
+def test_what_a_user_counts_is_not_asked_for_the_inputs(batch):
+    class Counts(torch.overrides.TorchFunctionMode):
+        calls = 0
+
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            Counts.calls += 1
+            return function(*args, **(kwargs or {}))
+
+    found = []
+    for guarded in (False, True):
+        torch.manual_seed(0)
+        model = mlp()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        guard = stepguard.attach(model, optimizer, strict=True) if guarded else None
+        for step in range(40):
+            Counts.calls = 0
+            optimizer.zero_grad()
+            with Counts():
+                loss = F.cross_entropy(model(batch[0]), batch[1])
+            loss.backward()
+            optimizer.step()
+        found.append(Counts.calls)
+        if guard:
+            assert guard.last.step < 39  # so the last step was not watched
+            guard.detach()
+    assert found[0] == found[1]

@@ -1,4 +1,4 @@
-"""What may have brought a step beyond its target, the first that holds: each from what was measured at it and before."""
+"""What may have brought a step beyond its target, by what was measured at it and before; the first that holds."""
 
 from stepguard.diagnosis.rules.batch import large_input, large_loss, other_inputs, other_size, stands_out, wrong_labels
 from stepguard.diagnosis.rules.found import Found, Rule

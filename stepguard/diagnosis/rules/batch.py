@@ -7,6 +7,7 @@ import numpy as np
 from stepguard.diagnosis.case import Case
 from stepguard.diagnosis.causes import LABEL_NOISE, OUTLIER, SMALLER_BATCH, UNUSUAL_BATCH
 from stepguard.diagnosis.rules.found import Found, number, times
+from stepguard.diagnosis.track import Numbers
 
 _STANDS_OUT = 4.0
 """Times as far from the rest of its batch as usual, from which on a sample is an outlier."""
@@ -28,8 +29,8 @@ def large_input(case: Case) -> Found | None:
     if not inputs.times >= _STANDS_OUT:
         return None
     said = (
-        f"the largest input of the batch is {times(inputs.now)} as large as the median one, where {times(inputs.usual)} "
-        "is usual"
+        f"the largest input of the batch is {times(inputs.now)} as large as the median one, where "
+        f"{times(inputs.usual)} is usual"
     )
     slopes = _apart(case, "r", "r_median")
     return Found(OUTLIER, case.step, (said, _of_slopes(case, slopes)) if slopes.times >= _STANDS_OUT else (said,))
@@ -49,7 +50,7 @@ def other_size(case: Case) -> Found | None:
         usual, now = case.usual(name, case.before), case.now(name)
         if case.sudden and now <= _SMALLER * usual:
             said = f"the batch has {number(now)} samples, where {number(usual)} are usual: its gradient is mostly noise"
-            return Found(SMALLER_BATCH, case.step, (said,))
+            return Found(SMALLER_BATCH, case.step, (said,), certain=False)
     return None
 
 
@@ -74,7 +75,10 @@ def large_loss(case: Case) -> Found | None:
     alone = case.now("loss_max") / whole if whole else math.nan
     if not (_rose(case, "loss") and alone >= _ALONE and case.now("samples") > 2):
         return None
-    said = f"one sample has a loss of {number(case.now('loss_max'))}, {alone:.0%} of that of its batch: wrongly labelled, or another thing"
+    said = (
+        f"one sample has a loss of {number(case.now('loss_max'))}, {alone:.0%} of that of its batch: wrongly "
+        "labelled, or another thing"
+    )
     return Found(OUTLIER, case.step, (said,))
 
 
@@ -88,11 +92,13 @@ def wrong_labels(case: Case) -> Found | None:
     said = []
     if loss is not None:
         said.append(
-            f"the loss of batches from step {loss} on is up to {times(_times(case, loss, 'loss'))} that before, before anything else changed"
+            f"the loss of batches from step {loss} on is up to {times(_times(case, loss, 'loss'))} that before, though "
+            "the model was the same"
         )
     if gradient is not None:
         said.append(
-            f"gradients from step {gradient} on are up to {times(_times(case, gradient, 'gradient'))} as large as before"
+            f"gradients from step {gradient} on are up to {times(_times(case, gradient, 'gradient'))} as large as "
+            "before"
         )
     if not math.isnan(case.now("input_norm")):
         said.append("the inputs are as large as ever, so it is the labels that differ")
@@ -132,16 +138,22 @@ def _burst(case: Case, name: str) -> int | None:
     values, steps = getattr(case.track, name), case.track.step
     window = range(max(1, case.at - 15), case.at + 1)
     for place in window:
-        before = values[max(0, place - 40) : place]
+        before = values[_not_long_before(steps, place)]
         before = before[np.isfinite(before)]
         if len(before) >= 3 and values[place] >= _MORE_LOSS * before.max() and values[place] >= 3 * np.median(before):
             return int(steps[place])
     return None
 
 
+def _not_long_before(steps: Numbers, place: int) -> slice:
+    """Readings of the last sixty steps before, five at least and forty at most."""
+    first = int(np.searchsorted(steps, steps[place] - 60))
+    return slice(max(0, place - 40, min(first, place - 5)), place)
+
+
 def _times(case: Case, since: int, name: str) -> float:
     values, first = getattr(case.track, name), int(np.searchsorted(case.track.step, since))
-    before = values[max(0, first - 40) : first]
+    before = values[_not_long_before(case.track.step, first)]
     return float(np.nanmax(values[first : case.at + 1]) / np.nanmedian(before))
 
 

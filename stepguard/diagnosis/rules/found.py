@@ -17,7 +17,7 @@ class Found(NamedTuple):
     evidence: tuple[str, ...]
     """What tells so, in sentences, each with its numbers."""
     certain: bool = True
-    """Whether it is a change that no ordinary run has."""
+    """Whether it came from outside, as in no run that goes well; else a run may have it of itself, in small."""
 
 
 Rule = Callable[[Case], Found | None]

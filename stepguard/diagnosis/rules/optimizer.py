@@ -44,7 +44,7 @@ def long_way(case: Case) -> Found | None:
         said.append(f"with a momentum of {momentum:g} up to {times(1 / (1 - momentum))} can add up")
     if case.grown_since("gradient") < 1:
         said.append(f"the gradient itself is {times(case.grown_since('gradient'))} as large")
-    return Found(MOMENTUM, step, tuple(said))
+    return Found(MOMENTUM, step, tuple(said), certain=False)
 
 
 def other_state(case: Case) -> Found | None:

@@ -19,6 +19,14 @@ _LATER = 40
 """Steps after a jump of the rate in which that is why."""
 _NEAR = 25
 """Steps before a jump within which readings tell what was before."""
+_SLOWLY = 0.4
+"""The same where it took many steps, in which a model learns and becomes more sensitive."""
+_STAIRS, _ALIKE = 60, 0.3
+"""Steps before a rise in which others, of this share of it in logarithms, make it one of a staircase."""
+_STILL = 20
+"""Steps after the last rise in which a rate that rises little by little may be why."""
+_LEAPS = 3.0
+"""Times as long as the step before."""
 _FIRST = 3
 """Steps of a run before which there is nothing to compare with."""
 
@@ -26,7 +34,7 @@ _FIRST = 3
 def rate(case: Case) -> Found | None:
     """The learning rate has risen, at once or little by little."""
     rise = _at_once(case) or _largest_rise(case)
-    found = _jump(case, rise) if rise else None
+    found = _jump(case, rise) if rise and not _climbs(case, rise) else None
     return found or _ramp(case, _rises_from(case))
 
 
@@ -62,6 +70,16 @@ def _largest_rise(case: Case) -> _Rise | None:
     return _Rise(place + 1, before, now) if held and not _goes_on(case, place) else None
 
 
+def _climbs(case: Case, rise: _Rise) -> bool:
+    """Whether it is one of several rises of a kind."""
+    track = case.track
+    first = int(np.searchsorted(track.step, track.step[rise.place] - _STAIRS))
+    lr = track.lr[first : rise.place]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        others = np.log(lr[1:] / lr[:-1]) >= _ALIKE * math.log(rise.now / rise.before)
+    return int(others.sum()) >= 2
+
+
 def _jump(case: Case, rise: _Rise) -> Found | None:
     """The rise is why, if r has grown by about as much since."""
     track, place, before, now = case.track, *rise
@@ -77,8 +95,8 @@ def _jump(case: Case, rise: _Rise) -> Found | None:
     highest = float(np.nanmax(track.lr[:place], initial=0.0))
     if now <= 1.1 * max(highest, float((case.hyper or {}).get("initial_lr") or 0.0)) and highest > 1.5 * before:
         again = (
-            f"it had been as high before, up to {number(highest)}: the schedule began anew, and the model that it meets "
-            f"is {times(case.grown_from_the_start('sensitivity'))} as sensitive as at the start"
+            f"it had been as high before, up to {number(highest)}: the schedule began anew, and the model that it "
+            f"meets is {times(case.grown_from_the_start('sensitivity'))} as sensitive as at the start"
         )
         return Found(WARM_RESTART, step, (said, again))
     return Found(LR_JUMP, step, (said,))
@@ -87,21 +105,24 @@ def _jump(case: Case, rise: _Rise) -> Found | None:
 def _ramp(case: Case, start: int) -> Found | None:
     track = case.track
     before, now = float(track.lr[start]), case.now("lr")
-    if start == case.at or not before > 0:
+    lower = track.step[start : case.at][track.lr[start : case.at] < 0.999 * now]
+    rises_still = len(lower) and case.step - lower[-1] <= _STILL
+    leaps = case.now("tau") >= _LEAPS * case.now("tau_before")  # which a rate that rises little by little does not
+    if not before > 0 or not rises_still or leaps:
         return None
     calm = case.usual("r", np.arange(start, min(start + 5, case.at)))
-    if not _accounts(now / before, case.settled("r") / calm):
+    if not _accounts(now / before, case.settled("r") / calm, _SLOWLY):
         return None
     first = int(track.step[start])
     said = (
         f"the learning rate has grown from {number(before)} at step {first} to {number(now)}, {times(now / before)} as "
         "large, little by little"
     )
-    return Found(LR_RAMP, first, (said,))
+    return Found(LR_RAMP, first, (said,), certain=False)
 
 
-def _accounts(rate: float, r: float) -> bool:
-    return rate >= _LEAST and math.log(rate) >= _ITS_SHARE * math.log(max(r, 1.0))
+def _accounts(rate: float, r: float, share: float = _ITS_SHARE) -> bool:
+    return rate >= _LEAST and math.log(rate) >= share * math.log(max(r, 1.0))
 
 
 def _goes_on(case: Case, place: int) -> bool:
@@ -121,7 +142,7 @@ def from_the_start(case: Case) -> Found | None:
         return None
     lr, fits = case.now("lr"), case.now("lr") * case.now("target") / case.now("r")
     said = f"at a learning rate of {number(lr)} the first steps are too long; {number(fits)} would have been the limit"
-    return Found(TOO_HIGH, case.step, (said,), certain=math.isfinite(fits))
+    return Found(TOO_HIGH, case.step, (said,), certain=False)
 
 
 def _rises_from(case: Case) -> int:

@@ -22,4 +22,4 @@ def sensitive(case: Case) -> Found | None:
     grown = case.grown("sensitivity") if case.sudden else case.grown_since("sensitivity")
     step = case.step if case.sudden else int(case.track.step[case.since])
     said = f"a step of the same length moves the logits {times(grown)} as far as before"
-    return Found(SENSITIVITY, step, (said,), certain=case.sudden)
+    return Found(SENSITIVITY, step, (said,), certain=False)

@@ -12,6 +12,8 @@ _PATH = 2.0
 """Times the length of all steps between two readings by which weights cannot have grown by them."""
 _LEAST = 0.02
 """Share by which weights must have changed to be told of."""
+_LATER = 40
+"""Steps after a change in which it may be why."""
 _GROWN = 1.25
 _ALONG = 0.85
 """Share of the steps' length that went into the length of the weights, where they grow rather than learn."""
@@ -48,7 +50,8 @@ def along_themselves(case: Case) -> Found | None:
     why = f"the weight decay is {decay:g}" if decay < 0 else "as with a negative weight decay"
     said = (
         f"the norm of the weights has grown from {number(before)} to {number(now)} since step {first}, by "
-        f"{min((now - before) / path, 1.0):.0%} of all that the optimizer moved: its steps are along the weights themselves, {why}"
+        f"{min((now - before) / path, 1.0):.0%} of all that the optimizer moved: its steps are along the weights "
+        f"themselves, {why}"
     )
     return Found(WEIGHTS, first, (said,))
 
@@ -64,17 +67,15 @@ def _known_at(case: Case) -> int | None:
 
 
 def _strange(case: Case, place: int) -> tuple[int, int] | None:
-    """Between which readings, of the last ones, weights began to be what no steps could make of them."""
-    found = None
-    weights = case.track.weights
-    known = [i for i in range(max(0, place - 60), place + 1) if math.isfinite(weights[i])]
-    for earlier, later in zip(known[-2::-1], known[:0:-1], strict=False):
-        grown = float(weights[later] - weights[earlier])
-        if grown > max(_LEAST * weights[earlier], _PATH * _path(case, earlier, later)):
-            found = earlier, later
-        elif place - later > 3:
-            break
-    return found
+    """Between which readings, not long before, weights first became what no steps could make of them."""
+    track = case.track
+    first = int(np.searchsorted(track.step, case.step - _LATER))
+    known = [i for i in range(max(0, first - 1), place + 1) if math.isfinite(track.weights[i])]
+    for earlier, later in zip(known, known[1:], strict=False):
+        grown = float(track.weights[later] - track.weights[earlier])
+        if grown > max(_LEAST * track.weights[earlier], _PATH * _path(case, earlier, later)):
+            return earlier, later
+    return None
 
 
 def _path(case: Case, first: int, last: int) -> float:
