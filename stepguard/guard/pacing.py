@@ -15,7 +15,7 @@ Why = Literal["old", "near", "first", "told"]
 _WHY: tuple[Why | None, ...] = (None, *get_args(Why))
 """From what matters least on."""
 _NEXT_TO_NOTHING = 0.02
-"""Share of a step's time that watching it may take; where it is half of that, all are watched, and none is a surprise."""
+"""Share of a step's time that watching may take; where it takes half of that, all steps are watched, none surprises."""
 
 
 class Pacing:
