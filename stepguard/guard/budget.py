@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections import deque
 from statistics import median
 from typing import Any
@@ -56,6 +57,12 @@ class Budget:
             return None
         reading = median(self._readings)
         return reading / (self.every * median(self._steps) + reading)
+
+    @property
+    def beside(self) -> float:
+        """A reading's time as a share of a step's; infinite as long as that is not known."""
+        known = self._readings and self._steps
+        return median(self._readings) / median(self._steps) if known else math.inf
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to read at the same steps."""

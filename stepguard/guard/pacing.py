@@ -14,8 +14,8 @@ from stepguard.guard.trigger import Trigger
 Why = Literal["old", "near", "first", "told"]
 _WHY: tuple[Why | None, ...] = (None, *get_args(Why))
 """From what matters least on."""
-_NEXT_TO_NOTHING = 0.02
-"""Share of a step's time that watching may take; where it takes half of that, all steps are watched, none surprises."""
+_NEXT_TO_NOTHING = 0.01
+"""Share of a step's time that watching may take where it need not be; then none comes as a surprise."""
 
 
 class Pacing:
@@ -33,7 +33,7 @@ class Pacing:
     def __init__(self, settings: Settings, optimizer: Optimizer, ranks: Ranks):
         self._optimizer, self._ranks, self._every = optimizer, ranks, settings.every
         self._trigger = Trigger(settings.target, settings.budget) if settings.triggered else None
-        self._watching = Budget(_NEXT_TO_NOTHING, 2)
+        self._watching = Budget(_NEXT_TO_NOTHING, 1)
         self.rates: list[float] = []
         self._norms: list[float] = []
         self._r = self._tau = 0.0
@@ -53,7 +53,7 @@ class Pacing:
         if len(grown) != len(self._norms):
             return True
         norms = [max(g, 1.0) * n for g, n in zip(grown, self._norms, strict=True)]
-        return self._watching.every == 1 or self._trigger.worth_watching(step, norms)
+        return self._watching.beside <= _NEXT_TO_NOTHING or self._trigger.worth_watching(step, norms)
 
     def why(self, step: int, norms: Sequence[float] | None, unwatched: bool) -> tuple[Why | None, bool]:
         """Why this step must be measured, on any rank, None if it need not be; and whether it came unwatched to any.
