@@ -147,3 +147,13 @@ def test_a_long_reading_says_how_far_it_is(runs, monkeypatch, capsys):
 def test_the_help_teaches_by_examples():
     done = subprocess.run([*REPORT, "--help"], capture_output=True, text=True, check=True)
     assert done.stdout.count("\n  stepguard report ") >= 5 and "--check" in done.stdout
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--html", "-"], ["--markdown", "-"]], ids=" ".join)
+def test_a_reader_may_have_seen_enough(options, tmp_path):
+    for i in range(20):  # more than a pipe holds
+        write(tmp_path / f"run-{i}", [reading(s) for s in range(60)])
+    with subprocess.Popen([*REPORT, tmp_path, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
