@@ -94,6 +94,7 @@ def _write(parser: argparse.ArgumentParser, name: str, file: str, told: list[Tol
 
 def _print(text: str) -> None:
     try:
-        print(text, end="", flush=True)
+        sys.stdout.buffer.write(text.encode())  # in UTF-8, as the page says that it is, whatever the terminal takes
+        sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has seen enough; Python itself would complain when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

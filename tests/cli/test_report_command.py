@@ -1,6 +1,7 @@
 """``stepguard report`` as a person runs it."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -51,6 +52,14 @@ def test_a_dash_is_the_standard_output(option, begins, runs, capsys):
     assert main(["report", str(runs), option, "-"]) == 0
     captured = capsys.readouterr()
     assert captured.out.startswith(begins) and captured.err == ""
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--html", "-"], ["--markdown", "-"]], ids=" ".join)
+def test_a_terminal_that_knows_no_more_than_ascii(options, runs):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*REPORT, runs, *options], capture_output=True, env=environment)
+    assert done.returncode == 0 and b"learning rate jump" in done.stdout and done.stderr == b""
+    assert "-" in options or done.stdout.isascii()
 
 
 def test_json_for_scripts_beside_a_file(runs, capsys):
