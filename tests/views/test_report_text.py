@@ -2,6 +2,7 @@
 
 import io
 import math
+import time
 
 import pytest
 from made_up_runs import calm, jumped, look, reading, run_of
@@ -61,6 +62,14 @@ def test_a_jump_is_told_with_its_numbers(width):
         "40 learning rate jump serious 40 20 1 1",
     ):
         assert said in text, said
+
+
+def test_where_the_trainers_own_log_has_that_step():
+    run = jumped()
+    assert "step 40 1970-01-01 00:17:20" in flat(rendered(run)).replace("UTC", "") or time.timezone
+    assert "own log" not in rendered(run)
+    run.logged_steps.update({40: 41})
+    assert "; step 41 in the trainer's own log" in flat(rendered(run))
 
 
 def test_parts_of_the_spread_add_up_with_what_is_left_over():

@@ -59,10 +59,19 @@ def summary(posts: Sequence[PostMortem]) -> Section:
 
 
 def _first(post: PostMortem) -> tuple[Block, ...]:
-    blocks: list[Block] = [Verdict(post.verdict, post.spoiled), Facts(tuple(_facts(post.about)))]
+    blocks: list[Block] = [Verdict(post.verdict, post.spoiled), Facts((*_when(post), *_facts(post.about)))]
     if post.done and post.done.asked:
         blocks.append(Chart("r"))
     return tuple(blocks)
+
+
+def _when(post: PostMortem) -> list[tuple[str, str]]:
+    main = post.diagnosis.main
+    if main is None or post.time is None:
+        return []
+    elsewhere = post.logged_step is not None and post.logged_step != main.step
+    logged = f"; step {post.logged_step:,} in the trainer's own log" if elsewhere else ""
+    return [(f"step {main.step:,}", f"{when(post.time)}{logged}")]
 
 
 def _facts(about: About) -> list[tuple[str, str]]:
