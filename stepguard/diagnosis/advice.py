@@ -3,7 +3,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from stepguard.diagnosis.about import About
-from stepguard.diagnosis.causes import NEAR, SENSITIVITY, TOO_HIGH
 from stepguard.diagnosis.diagnose import Diagnosis
 from stepguard.diagnosis.done import Done
 from stepguard.diagnosis.headroom import Headroom
@@ -14,8 +13,6 @@ from stepguard.diagnosis.softmax import Softmax
 from stepguard.diagnosis.track import Track
 
 _MOST = 4
-_OWN = {NEAR, SENSITIVITY, TOO_HIGH}
-"""Causes that are no fault, so that long steps may be wanted all the same."""
 _ROOM = 2.0
 """Times as large as it is a learning rate must be able to be for that to be worth a word."""
 
@@ -39,7 +36,7 @@ def advice(
     known = of_the_guard(about, done) | (of_the_softmax(softmax) if softmax else {})
     if diagnosis.main:
         known |= of_the_finding(diagnosis.main, about, track)
-        if diagnosis.cause not in _OWN:
+        if diagnosis.main.certain:
             known.pop("held", None)  # for good reason
     elif headroom and (room := min(phase.times for phase in headroom.phases)) >= _ROOM:
         known["room"] = number(room)

@@ -246,7 +246,8 @@ class Watch(TorchFunctionMode):
             with self._at_own_cost():
                 self._begin()
         if not self._watching:
-            self._given.add(leaves(args, Tensor) + leaves(kwargs, Tensor))
+            with self._at_own_cost():
+                self._given.add(leaves(args, Tensor) + leaves(kwargs, Tensor))
             return
         outer = self._here.entered
         # A call by which a strategy only redirects to training_step is none: it puts another forward there meanwhile.

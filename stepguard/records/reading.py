@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any, NamedTuple
 
 from stepguard.records.collapse import CollapseReading
@@ -36,7 +37,7 @@ class Reading(NamedTuple):
     lr_applied: float
     """``scale * lr``: the rate whose step was really made."""
     target: float
-    """Limit on r that was in force."""
+    """Limit on r that was in force; nan in a run made of scalars that do not tell it."""
     estimator: str = "forward"
     """How the slopes were taken: ``"forward"`` mode, or finite ``"difference"`` where that cannot be relied on; by a
     ``"secant"``, a few percent off, where that is enough; or a ``"prediction"`` instead, where a step that nobody
@@ -74,13 +75,14 @@ class Reading(NamedTuple):
 
     @property
     def breach(self) -> bool:
-        """Whether r passed the target. Not a number counts as beyond."""
-        return not self.r <= self.target
+        """Whether r passed the target, or is not a number; of a target that is not known, whether r is not finite."""
+        return not self.r <= (sys.float_info.max if math.isnan(self.target) else self.target)
 
     @property
     def lr_safe(self) -> float | None:
         """The largest learning rate whose step would have kept to the target: ``lr * target / r``; None if unknown."""
-        return self.lr * self.target / self.r if 0 < self.r < math.inf and self.lr > 0 else None
+        known = 0 < self.r < math.inf and self.lr > 0 and not math.isnan(self.target)
+        return self.lr * self.target / self.r if known else None
 
     def as_dict(self) -> dict[str, Any]:
         """Field names to values, for JSON."""

@@ -4,13 +4,15 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from stepguard.records.collapse import CollapseReading
 from stepguard.records.event_files import PATTERN, EventFile, Found, Points
+from stepguard.records.lines import FILE
 from stepguard.records.reading import Event, Reading
 from stepguard.records.rows import Rows
-from stepguard.records.runs import Run
+from stepguard.records.runs import Run, run_name
 
 UNKNOWN = "unknown"
 _NOTICE = "{}: made from TensorBoard's scalars, for it has no records; what they do not tell is unknown"
@@ -88,24 +90,50 @@ class ScalarRun(Run):
         self.collapses = Rows(CollapseReading, [reading for reading in collapses if reading])
 
 
-def scalar_runs(folder: Path, named: Callable[[str], str]) -> list[Run]:
-    """The runs that a folder of event files tells of: one, or one for each of several optimizers.
+class ScalarFolder:
+    """The event files of a folder, read on as they grow, and the runs that they tell of.
 
     Args:
         folder: Where the files are.
         named: From the index of an optimizer, or "", to the name of its run.
+
+    Attributes:
+        runs: One, or one for each of several optimizers; made anew whenever something came, so that who looks at the
+            ones before may go on.
     """
-    files = [EventFile(path) for path in sorted(folder.glob(PATTERN)) if path.is_file()]
-    for file in files:
-        file.read_on()
-    optimizers = sorted({optimizer for file in files for optimizer, _ in file.found.points})
-    if not optimizers and any(file.found.texts for file in files):
-        optimizers = [""]  # a run in which nothing could be measured
-    runs: list[Run] = []
-    for optimizer in optimizers:
-        runs.append(ScalarRun(folder, named(optimizer), files=files, optimizer=optimizer))
-        runs[-1].update()
-    return runs
+
+    def __init__(self, folder: Path, named: Callable[[str], str]):
+        self.folder, self._named = folder, named
+        self._files: dict[Path, EventFile] = {}
+        self.runs: list[Run] = []
+
+    def update(self) -> bool:
+        """Read what has been written since the last time; returns whether that was anything of ours."""
+        paths = [path for path in sorted(self.folder.glob(PATTERN)) if path.is_file()]
+        gone = self._files.keys() - set(paths)
+        self._files = {path: self._files.get(path) or EventFile(path) for path in paths}
+        came = [file for file in self._files.values() if file.read_on()]
+        if came or gone:
+            self.runs = self._made(list(self._files.values()))
+        return bool(came or gone)
+
+    def _made(self, files: list[EventFile]) -> list[Run]:
+        optimizers = sorted({optimizer for file in files for optimizer, _ in file.found.points})
+        if not optimizers and any(file.found.texts for file in files):
+            optimizers = [""]  # a run in which nothing could be measured
+        runs: list[Run] = []
+        for optimizer in optimizers:
+            runs.append(ScalarRun(self.folder, self._named(optimizer), files=files, optimizer=optimizer))
+            runs[-1].update()
+        return runs
+
+
+def scalar_folders(root: Path, known: Iterable[ScalarFolder] = ()) -> list[ScalarFolder]:
+    """Every folder below a folder that has event files and no records; not read yet, but for those that are known."""
+    read = {one.folder: one for one in known}
+    written = {path.parent for path in root.rglob(FILE.format("*"))}
+    found = sorted({path.parent for path in root.rglob(PATTERN)} - written)
+    return [read.get(folder) or ScalarFolder(folder, partial(run_name, folder.relative_to(root))) for folder in found]
 
 
 def _is_of(optimizer: str, text: str) -> bool:

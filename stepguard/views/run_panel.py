@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from rich import box
@@ -29,7 +30,9 @@ def run_panel(name: str, course: Course, now: float, *, height: int = 5, events:
     title = Text.assemble((name, "bold"), "  ", (said, "green" if well else "yellow"))
     parts: list[RenderableType] = [Columns([_fact(*fact) for fact in facts(course)], padding=(0, 3))]
     if course.reading is not None:
-        parts.append(Chart(course.r, course.reading.target, height))
+        target = course.reading.target
+        # Where nobody tells the target, beside r = 1, the end of the radius.
+        parts.append(Chart(course.r, 1.0 if math.isnan(target) else target, height))
     parts.extend(_fact(*fact) for fact in softmax(course))
     parts.append(_events(course.streaks(events)))
     return Panel(Group(*parts), title=title, title_align="left", box=box.ROUNDED)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from stepguard.views.course import Course
 
 _LITTLE, _SOON = 1.0, 500
@@ -14,10 +16,12 @@ def facts(course: Course) -> list[tuple[str, bool]]:
         return [("no step yet", False)]
     said = [(f"step {course.step:,}", False)]
     if reading := course.reading:
-        changed = reading.scale != 1
+        changed = reading.scale != 1 and not math.isnan(reading.scale)
         made = f" -> {reading.r * reading.scale if reading.scale else 0:.3g}" if changed else ""
-        said.append((f"r {reading.r:.3g}{made} of {reading.target:g}", reading.breach))
-        said.append((f"lr {reading.lr:.3g}" + (f" -> {reading.lr_applied:.3g}" if changed else ""), changed))
+        limit = "" if math.isnan(reading.target) else f" of {reading.target:g}"
+        said.append((f"r {reading.r:.3g}{made}{limit}", reading.breach))
+        if not math.isnan(reading.lr):
+            said.append((f"lr {reading.lr:.3g}" + (f" -> {reading.lr_applied:.3g}" if changed else ""), changed))
         if reading.lr_safe is not None:
             said.append((f"safe up to {reading.lr_safe:.3g}", False))
         said.append((f"{course.beyond:,} of {course.measured:,} readings beyond", reading.breach))

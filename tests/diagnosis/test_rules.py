@@ -34,7 +34,7 @@ def run_of(*changes, steps=100, groups=None, target=1.0):
             lr_before=before and before.lr, tau_before=before and before.tau,
         )  # fmt: skip
         run.readings.append(made)
-        run.times[step] = float(step)
+        run.times.update({step: float(step)})
         before = made
     return run
 

@@ -313,3 +313,31 @@ def test_a_setting_that_is_changed_on_the_way_is_told(name, batch):
         name, before, after = expected
         assert event.step == 2 and event.data == {"group": 0, "name": name, "before": before, "now": after}
         assert event.message == f"step 2: {name} of parameter group 0 was changed from {before:g} to {after:g}"
+
+
+def test_what_a_user_counts_is_not_asked_for_the_inputs(batch):
+    class Counts(torch.overrides.TorchFunctionMode):
+        calls = 0
+
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            Counts.calls += 1
+            return function(*args, **(kwargs or {}))
+
+    found = []
+    for guarded in (False, True):
+        torch.manual_seed(0)
+        model = mlp()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        guard = stepguard.attach(model, optimizer, strict=True) if guarded else None
+        for step in range(40):
+            Counts.calls = 0
+            optimizer.zero_grad()
+            with Counts():
+                loss = F.cross_entropy(model(batch[0]), batch[1])
+            loss.backward()
+            optimizer.step()
+        found.append(Counts.calls)
+        if guard:
+            assert guard.last.step < 39  # so the last step was not watched
+            guard.detach()
+    assert found[0] == found[1]

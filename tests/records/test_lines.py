@@ -240,3 +240,42 @@ def test_what_is_said_at_attach_does_not_begin_a_run_anew(tmp_path, batch, monke
     (run,) = read_runs(tmp_path)
     assert [r.step for r in run.readings] == list(range(6))
     assert [e.step for e in run.events if e.kind == "caution"] == [0, 3]
+
+
+LINE = {"kind": "reading", "time": 1.0, **reading(1)._asdict()}
+ODD = {
+    "a whole number where a float is meant": ({"lr": 1, "time": 2}, 1.0),
+    "infinity as JSON does not have it": ({"lr": math.inf}, math.inf),
+    "infinity as a string": ({"lr": "-inf"}, -math.inf),
+    "a field that nobody knows": ({"lr": 0.5, "new": {"a": [1, 2]}}, 0.5),
+    "other fields in another order": (dict(reversed({**LINE, "lr": 0.25}.items())), 0.25),
+    "a kind that nobody knows": ({"kind": "new"}, None),
+    "a word where a number should be": ({"lr": "much"}, "no record"),
+    "no number at all": ({"lr": None}, "no record"),
+    "a step between two": ({"step": 1.5}, "no record"),
+    "a step that nobody gets to": ({"step": 2**70}, "no record"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_odd_lines_are_read_as_far_as_they_say_something(tmp_path, case):
+    changes, want = ODD[case]
+    odd = {**({} if "kind" in changes and len(changes) > 1 else LINE), **changes}
+    lines = [{"kind": "reading", **reading(0)._asdict()}, odd, {"kind": "reading", **reading(2)._asdict()}]
+    (tmp_path / "stepguard.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run,) = read_runs(tmp_path)
+    told = want not in (None, "no record")
+    assert [r.step for r in run.readings] == [0, *[1] * told, 2]
+    assert not told or run.readings[1].lr == want
+    assert run.notices == (["stepguard.jsonl, line 2: no record, left out"] if want == "no record" else [])
+
+
+def test_numbers_inside_of_lists_and_dicts_may_be_odd_too(tmp_path):
+    lines = [
+        {"kind": "reading", **reading(0)._asdict(), "lrs": [0.1, "inf", None]},
+        {"kind": "collapse", **collapse(0)._asdict(), "layers": {"head.weight": "nan", "body.weight": 0.5}},
+    ]
+    (tmp_path / "stepguard.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run,) = read_runs(tmp_path)
+    assert run.readings[0].lrs == [0.1, math.inf, None]
+    assert math.isnan(run.collapses[0].layers["head.weight"]) and run.collapses[0].layers["body.weight"] == 0.5

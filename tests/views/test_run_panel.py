@@ -76,6 +76,15 @@ def test_any_r_is_drawn(r):
     assert "step 0" in "\n".join(drawn(course, 80))
 
 
+@pytest.mark.parametrize("r", [0.0, 0.5, 7.0, math.inf, math.nan])
+def test_what_scalars_do_not_tell_is_not_said(r):
+    course = Course()
+    course.take(reading(0, r)._replace(target=math.nan, scale=math.nan, lr=math.nan, lr_applied=math.nan), 0.0)
+    text = "\n".join(drawn(course, 80))
+    assert f"r {r:.3g}" in text and f"{int(not math.isfinite(r))} of 1 readings beyond" in text
+    assert "lr" not in text and text.count("nan") == math.isnan(r) and "->" not in text
+
+
 def test_a_run_without_a_step():
     assert "no step yet" in "\n".join(drawn(Course(), 80))
 

@@ -70,6 +70,13 @@ def test_too_many_breaches_are_drawn_together_and_still_counted():
     assert any(mark[1] == worst or np.isnan(mark[1]) for mark in found)
 
 
+def test_what_was_done_about_a_step_may_be_unknown():
+    table = breaching(N, np.ones(N, bool))
+    table["scale"][::3] = np.nan
+    found = marks(table, 300)
+    assert len(found) <= 300 + 4 and sum(mark[3] for mark in found if np.isnan(mark[2])) == len(table["scale"][::3])
+
+
 def test_a_run_without_a_breach_has_no_mark():
     assert marks(breaching(5, np.zeros(5, bool)), 0) == []
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from stepguard.records import Event
+from stepguard.views.tensorboard.parts import parts
 from stepguard.views.tensorboard.series import extremes, marks, plain, visible
 from stepguard.views.tensorboard.tables import CHARTS, Tables
 
@@ -32,7 +33,7 @@ def about(tables: Tables) -> dict[str, Any]:
         "first": min(steps, default=None),
         "last": max(steps, default=None),
         "r": _number(last.r) if last else None,
-        "target": last.target if last else None,
+        "target": last.target if last and math.isfinite(last.target) else None,
         "dtype": collapse.dtype if collapse else None,
         "ended": run.ended,
         "notices": run.notices[-5:],
@@ -79,6 +80,7 @@ def events(
             "kind": event.kind,
             "message": event.message,
             "time": tables.run.times.get(event.step),
+            "parts": parts(event),
         }
         for event, tables in found[:limit]
     ]

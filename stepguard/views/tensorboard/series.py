@@ -53,6 +53,16 @@ def extremes(table: Table, names: Sequence[str], buckets: int) -> NDArray[np.int
     return np.unique(np.concatenate(found))
 
 
+def breaches(r: Numbers, target: Numbers) -> NDArray[np.bool_]:
+    """Which are :attr:`stepguard.Reading.breach`.
+
+    Example:
+        >>> breaches(np.array([0.5, 3.0, np.nan, 3.0, np.inf]), np.array([1.0, 1.0, 1.0, np.nan, np.nan]))
+        array([False,  True,  True, False,  True])
+    """
+    return ~(r <= np.where(np.isnan(target), np.finfo(float).max, target))
+
+
 def marks(table: Table, most: int) -> list[tuple[float, float, float, int]]:
     """Every reading beyond its target, as ``(step, r, scale, how many)``: one each, if they are not too many.
 
@@ -69,13 +79,13 @@ def marks(table: Table, most: int) -> list[tuple[float, float, float, int]]:
         >>> marks(table, 5), marks(table, 1)
         ([(1.0, 3.0, 0.2, 1), (2.0, 2.0, 0.2, 1)], [(1.0, 3.0, 0.2, 2)])
     """
-    beyond = np.flatnonzero(~(table["r"] <= table["target"]))
+    beyond = np.flatnonzero(breaches(table["r"], table["target"]))
     step, r, scale = (table[name][beyond] for name in ("step", "r", "scale"))
     if len(beyond) <= most:
         return [(*mark, 1) for mark in zip(step.tolist(), r.tolist(), scale.tolist(), strict=True)]
-    done = (scale == 0) * 2 + (scale == 1)  # withheld, let through, or shortened
+    done = (scale == 0) * 2 + (scale == 1) + np.isnan(scale) * 3  # withheld, let through, unknown, or shortened
     share = (step - step[0]) / max(step[-1] - step[0], 1.0)
-    key = np.minimum((share * most / 3).astype(np.intp), most) * 3 + done
+    key = np.minimum((share * most / 4).astype(np.intp), most) * 4 + done
     order = np.lexsort((np.where(np.isnan(r), np.inf, r), key))
     ends = np.append(np.flatnonzero(np.diff(key[order])), len(order) - 1)
     counts = np.diff(ends, prepend=-1)

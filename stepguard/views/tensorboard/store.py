@@ -9,6 +9,7 @@ from pathlib import Path
 
 from stepguard.records import read_runs
 from stepguard.records.lines import FILE
+from stepguard.views.tensorboard.scalars import Scalars
 from stepguard.views.tensorboard.tables import Tables
 
 FRESH = 2.0
@@ -32,19 +33,24 @@ class Store:
         self._reader: threading.Thread | None = None
         self._error: Exception | None = None
         self._tables: dict[str, Tables] = {}
-        self._read = self._looked = -math.inf
+        self._read = self._looked = self._began = -math.inf
         self._there = False
+        self._scalars = Scalars(root)
 
     def there(self) -> bool:
         """Whether any run is there; cheap."""
         if not self._there and time.monotonic() - self._looked > FRESH:
             self._looked = time.monotonic()
             self._there = any(True for _ in self.root.rglob(FILE.format("*")))
-        return self._there
+            if not self._there:
+                self.catch_up(patience=0)  # there may be scalars
+        return self._there or bool(self._scalars.tables)
 
     @contextmanager
     def runs(self) -> Iterator[dict[str, Tables]]:
         """The runs by name, as far as they have been read; they hold still until the block ends.
+
+        Those of scalars come when they have been read; an answer does not wait for them.
 
         Raises:
             OSError: If one could not be read.
@@ -54,18 +60,21 @@ class Store:
             error, self._error = self._error, None
             if error:
                 raise error
-            yield self._tables
+            yield {**{tables.run.name: tables for tables in self._scalars.tables}, **self._tables}
 
     def catch_up(self, patience: float = PATIENCE) -> None:
-        """Read what is new, in a thread that goes on when our patience ends."""
+        """Read what is new, in a thread that goes on when our patience ends, counted from when it began."""
         with self._lock:
             if not (self._reader and self._reader.is_alive()):
                 if time.monotonic() - self._read < FRESH:
                     return
                 self._reader = threading.Thread(target=self._update, name="stepguard", daemon=True)
+                self._began = time.monotonic()
                 self._reader.start()
             reader = self._reader
-        reader.join(patience)
+            self._scalars.catch_up(after=reader)
+            left = self._began + patience - time.monotonic()
+        reader.join(max(0.0, left))
 
     def read(self) -> float:
         """Share of what is there that has been read."""

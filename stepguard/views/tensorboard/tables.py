@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 
 from stepguard.records import Run
-from stepguard.views.tensorboard.series import Numbers
+from stepguard.views.tensorboard.series import Numbers, breaches
 
 CHARTS = {
     "r": ("readings", ("r",)),
@@ -20,11 +21,15 @@ CHARTS = {
 """What is drawn together: which records, and which of their fields."""
 
 
+_SERIAL = itertools.count()
+
+
 class Tables:
     """The records of a run as arrays, of which only what is new is made."""
 
     def __init__(self, run: Run):
         self.run = run
+        self._serial = next(_SERIAL)  # a run of scalars is made anew, and may be as long as before
         self._starts: list[dict[str, Any]] = []
         self._columns: dict[tuple[str, str], Numbers] = {}
 
@@ -33,7 +38,8 @@ class Tables:
         """Another one whenever something came."""
         run = self.run
         began = run.starts[-1].get("time") if run.starts else None
-        return f"{len(run.starts)}-{began}-{len(run.readings)}-{len(run.collapses)}-{len(run.events)}-{run.ended}"
+        lengths = (len(run.starts), len(run.readings), len(run.collapses), len(run.events))
+        return "-".join(map(str, (self._serial, began, *lengths, run.ended)))
 
     def table(self, records: str, names: tuple[str, ...]) -> dict[str, Numbers]:
         """Columns of ``readings`` or ``collapses``, with their steps."""
@@ -44,15 +50,15 @@ class Tables:
     def breaches(self) -> int:
         """How many readings were beyond their target."""
         table = self.table("readings", ("r", "target"))
-        return int((~(table["r"] <= table["target"])).sum())
+        return int(breaches(table["r"], table["target"]).sum())
 
     def _column(self, records: str, name: str) -> Numbers:
         if name == "lr_safe":
             return _lr_safe(*(self._column(records, field) for field in ("r", "lr", "target")))
         kept = self._columns.get((records, name), np.empty(0))
-        fresh = getattr(self.run, records).columns[name][len(kept) :]
+        fresh = getattr(self.run, records).columns[name].floats(len(kept))
         if fresh:
-            kept = np.concatenate([kept, np.array(fresh, dtype=float)])  # None becomes nan
+            kept = np.concatenate([kept, np.frombuffer(fresh)])
             self._columns[records, name] = kept
         return kept
 

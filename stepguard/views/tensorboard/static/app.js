@@ -7,7 +7,8 @@ import { Runs } from "./runs.js";
 import { themeSwitch } from "./theme.js";
 
 const EVERY = 5000; // milliseconds
-const SOON = 700; // while there is more to read
+const SOON = 250; // while there is more to read
+const DRAWN = 1500; // from one picture to the next meanwhile: each takes time from reading
 
 class App {
   constructor(body) {
@@ -51,7 +52,7 @@ class App {
       this.empty.hidden = found.runs.length > 0;
       this.full.hidden = !this.empty.hidden;
       if (this.full.hidden) this.empty.replaceChildren(...hints(found.logdir));
-      await this.refresh();
+      if (found.read === 1 || !(performance.now() - this.drawn < DRAWN)) await this.refresh();
       this.state.textContent = found.read < 1 ? `Reading, ${Math.floor(100 * found.read)}% done` : "";
       every = found.read < 1 ? SOON : EVERY;
     } catch (error) {
@@ -62,6 +63,7 @@ class App {
   }
 
   async refresh() {
+    this.drawn = performance.now();
     const runs = this.runs.shown();
     const buckets = Math.round(Math.min(2000, Math.max(300, 4000 / Math.max(1, runs.length))));
     const view = this.view ? { from: this.view[0], to: this.view[1] } : {};

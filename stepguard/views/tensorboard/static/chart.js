@@ -1,5 +1,5 @@
 // One chart: lines of several runs over the same steps, zoom, cursor, keys.
-import { KINDS } from "./drawing.js";
+import { done, KINDS } from "./drawing.js";
 import { nearest, show, values } from "./hover.js";
 import { exact, make, plural, short, whole } from "./page.js";
 import { keys } from "./keys.js";
@@ -153,7 +153,7 @@ export class Chart {
     if (column !== "r") return "";
     const found = run.data.marks.find((mark) => mark[0] === step);
     if (!found) return "";
-    return found[2] === 1 ? ", let through" : `, step × ${short(found[2])}`;
+    return done(found[2]) === "clamp" ? `, step × ${short(found[2])}` : `, ${KINDS[done(found[2])]}`;
   }
 
   tell(counts) {

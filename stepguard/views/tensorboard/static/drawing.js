@@ -1,7 +1,7 @@
 // What is drawn on a chart besides its lines: zones, limits, and a mark for every step beyond its target.
 import { colour, ink } from "./theme.js";
 
-export const KINDS = { breach: "let through", clamp: "shortened", withheld: "withheld" };
+export const KINDS = { breach: "let through", clamp: "shortened", withheld: "withheld", unknown: "beyond, nobody tells what was done" };
 
 // Shades from the value down to the bottom, or to the top.
 export function zone(u, value, name, upwards = false) {
@@ -43,7 +43,7 @@ export function limit(u, value, label, strong = true, side = "right") {
 
 // Marks what was beyond its target; what is no number stands at the upper edge. Returns how many of each kind.
 export function marks(u, runs, app) {
-  const counts = { breach: 0, clamp: 0, withheld: 0 };
+  const counts = { breach: 0, clamp: 0, withheld: 0, unknown: 0 };
   const { left, top, width } = u.bbox;
   const size = 4 * devicePixelRatio;
   u.ctx.save();
@@ -51,10 +51,10 @@ export function marks(u, runs, app) {
   u.ctx.rect(left - size, top - size, width + 2 * size, u.bbox.height + 2 * size);
   u.ctx.clip();
   for (const run of runs) {
-    const paths = { breach: new Path2D(), clamp: new Path2D(), withheld: new Path2D() };
+    const paths = Object.fromEntries(Object.keys(KINDS).map((kind) => [kind, new Path2D()]));
     for (const [step, r, scale, count] of run.data.marks) {
       const x = u.valToPos(step, "x", true);
-      const kind = scale === 0 ? "withheld" : scale === 1 ? "breach" : "clamp";
+      const kind = done(scale);
       counts[kind] += count;
       if (x < left || x > left + width) continue;
       const y = typeof r === "number" ? clip(u, u.valToPos(r, "y", true)) : top + size;
@@ -69,9 +69,17 @@ export function marks(u, runs, app) {
     u.ctx.fillStyle = ink("paper");
     u.ctx.fill(paths.clamp);
     u.ctx.stroke(paths.clamp);
+    u.ctx.fill(paths.unknown);
+    u.ctx.stroke(paths.unknown);
   }
   u.ctx.restore();
   return counts;
+}
+
+// What was done about a step: by what it was multiplied; in a run of scalars that may not be known.
+export function done(scale) {
+  if (typeof scale !== "number") return "unknown";
+  return scale === 0 ? "withheld" : scale === 1 ? "breach" : "clamp";
 }
 
 const SHAPES = {
@@ -84,6 +92,13 @@ const SHAPES = {
   clamp(path, x, y, size) {
     path.moveTo(x + size * 0.8, y);
     path.arc(x, y, size * 0.8, 0, 2 * Math.PI);
+  },
+  unknown(path, x, y, size) {
+    path.moveTo(x, y - size);
+    path.lineTo(x + size, y);
+    path.lineTo(x, y + size);
+    path.lineTo(x - size, y);
+    path.closePath();
   },
   withheld(path, x, y, size) {
     path.rect(x - size * 0.8, y - size * 0.8, size * 1.6, size * 1.6);

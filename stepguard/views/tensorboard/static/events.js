@@ -1,5 +1,6 @@
 // The table of events: by kind, by words, and from each to its step in the charts.
 import { ask, make, whole } from "./page.js";
+import { parts } from "./parts.js";
 import { colour } from "./theme.js";
 
 const PAGE = 200;
@@ -9,6 +10,7 @@ export class Events {
     this.app = app;
     this.kinds = new Set();
     this.limit = PAGE;
+    this.open = new Set(); // keys of those that are folded out
     this.text = make("input", {
       type: "search",
       placeholder: "Search messages",
@@ -68,14 +70,15 @@ export class Events {
   paint({ counts, total, events }) {
     const kinds = [...new Set([...Object.keys(counts), ...this.kinds])].sort();
     const focused = document.activeElement?.dataset;
-    const [kind, jump] = [focused?.kind, focused?.jump];
+    const [kind, jump, fold] = [focused?.kind, focused?.jump, focused?.fold];
     this.chips.replaceChildren(...kinds.map((kind) => this.chip(kind, counts[kind] ?? 0)));
     this.total.textContent =
       total > events.length ? `The latest ${whole(events.length)} of ${whole(total)} events` : `${whole(total)} events`;
-    this.rows.replaceChildren(...events.map((event) => this.row(event)));
+    this.rows.replaceChildren(...events.flatMap((event) => this.row(event)));
     this.more.hidden = total <= events.length;
     if (kind) this.chips.querySelector(`[data-kind="${CSS.escape(kind)}"]`)?.focus();
     if (jump) this.rows.querySelector(`[data-jump="${CSS.escape(jump)}"]`)?.focus();
+    if (fold) this.rows.querySelector(`[data-fold="${CSS.escape(fold)}"]`)?.focus();
   }
 
   chip(kind, count) {
@@ -95,14 +98,15 @@ export class Events {
     const run = this.app.runs.all.get(event.run);
     const swatch = make("i", { class: "swatch" });
     swatch.style.background = colour(run?.number ?? 0);
+    const key = `${event.run} ${event.step} ${event.kind}`;
     const jump = {
       type: "button",
-      "data-jump": `${event.run} ${event.step} ${event.kind}`,
+      "data-jump": key,
       title: "Show this step in the charts",
       onclick: () => this.app.jump(event.step),
     };
     const when = event.time ? new Date(event.time * 1000).toLocaleString() : "";
-    return make(
+    const row = make(
       "tr",
       {},
       make("td", {}, make("button", jump, whole(event.step))),
@@ -111,13 +115,42 @@ export class Events {
       make("td", {}, event.message),
       make("td", {}, when),
     );
+    return event.parts ? [row, this.fold(row, key, event.parts)] : [row];
+  }
+
+  // The row below with the numbers, and the button that shows it.
+  fold(row, key, found) {
+    const id = `parts-${key.replace(/[^a-zA-Z0-9]/g, "-")}`;
+    const below = make("tr", { class: "fold" }, make("td", { colspan: 5 }));
+    const button = make("button", {
+      type: "button",
+      class: "unfold",
+      "data-fold": key,
+      "aria-controls": id,
+      onclick: () => {
+        if (!this.open.delete(key)) this.open.add(key);
+        show();
+      },
+    });
+    const show = () => {
+      const open = this.open.has(key);
+      button.setAttribute("aria-expanded", open);
+      button.textContent = `${open ? "▾" : "▸"} nat by nat`;
+      below.hidden = !open;
+      below.cells[0].replaceChildren(...(open ? [parts(found, id)] : []));
+    };
+    show();
+    row.cells[3].append(" ", button);
+    return below;
   }
 }
 
 // Up and down from one event's button to the next.
 function move(event) {
   const by = { ArrowUp: "previousElementSibling", ArrowDown: "nextElementSibling" }[event.key];
-  const other = by && event.target.closest("tr")?.[by]?.querySelector("button");
+  let row = by && event.target.closest("tr")?.[by];
+  while (row && !row.querySelector("[data-jump]")) row = row[by];
+  const other = row?.querySelector("button");
   if (!other) return;
   other.focus();
   event.preventDefault();

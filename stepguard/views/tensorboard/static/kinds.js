@@ -45,7 +45,7 @@ export const CHARTS = [
     behind: (u) => zone(u, 0, "unsafe"),
     front(u, runs) {
       for (const dtype of dtypes(runs)) {
-        limit(u, 0, `collapse in ${dtype}`);
+        limit(u, 0, dtype in NATS ? `collapse in ${dtype}` : "collapse");
         for (const other in NATS) {
           const nats = (NATS[dtype] - NATS[other]) * Math.LN2;
           if (other !== dtype && NATS[dtype])
