@@ -180,6 +180,8 @@ class Guard:
                 self._change.begin(self._seen.watched)
             except Exception as error:
                 self._failure = error
+        if self._seen.watched:
+            self._pacing.watched(self._seen.seconds)
         self._cost.stop(started, self._seen.seconds)
 
     def _end(self) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from torch.optim import Optimizer
 
+from stepguard.guard.budget import Budget
 from stepguard.guard.policy import Settings
 from stepguard.guard.ranks import Ranks
 from stepguard.guard.trigger import Trigger
@@ -13,6 +14,8 @@ from stepguard.guard.trigger import Trigger
 Why = Literal["old", "near", "first", "told"]
 _WHY: tuple[Why | None, ...] = (None, *get_args(Why))
 """From what matters least on."""
+_NEXT_TO_NOTHING = 0.02
+"""Share of a step's time that watching may take; where it takes half of that, all steps are watched, none surprises."""
 
 
 class Pacing:
@@ -30,6 +33,7 @@ class Pacing:
     def __init__(self, settings: Settings, optimizer: Optimizer, ranks: Ranks):
         self._optimizer, self._ranks, self._every = optimizer, ranks, settings.every
         self._trigger = Trigger(settings.target, settings.budget) if settings.triggered else None
+        self._watching = Budget(_NEXT_TO_NOTHING, 2)
         self.rates: list[float] = []
         self._norms: list[float] = []
         self._r = self._tau = 0.0
@@ -48,7 +52,8 @@ class Pacing:
         grown = [now / before if before > 0 else 1.0 for now, before in zip(rates, self.rates, strict=False)]
         if len(grown) != len(self._norms):
             return True
-        return self._trigger.worth_watching(step, [max(g, 1.0) * n for g, n in zip(grown, self._norms, strict=True)])
+        norms = [max(g, 1.0) * n for g, n in zip(grown, self._norms, strict=True)]
+        return self._watching.every == 1 or self._trigger.worth_watching(step, norms)
 
     def why(self, step: int, norms: Sequence[float] | None, unwatched: bool) -> tuple[Why | None, bool]:
         """Why this step must be measured, on any rank, None if it need not be; and whether it came unwatched to any.
@@ -97,15 +102,27 @@ class Pacing:
             self._trigger.reading(step, r, norms)
             self._trigger.budget.reading(seconds)
 
+    def watched(self, seconds: float) -> None:
+        """A step was watched, which took this time."""
+        self._watching.reading(seconds)
+
     def unread(self, seconds: float) -> None:
         """A step was not measured, and took this time as a whole."""
         if self._trigger:
             self._trigger.budget.plain_step(seconds)
+            self._watching.plain_step(seconds)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to measure the same steps."""
-        trigger = self._trigger and self._trigger.state_dict()
-        return {"trigger": trigger, "norms": self._norms, "rates": self.rates, "r": self._r, "tau": self._tau}
+        trigger, watching = self._trigger and self._trigger.state_dict(), self._watching.state_dict()
+        return {
+            "trigger": trigger,
+            "watching": watching,
+            "norms": self._norms,
+            "rates": self.rates,
+            "r": self._r,
+            "tau": self._tau,
+        }
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """Take up what an earlier run had learned."""
@@ -113,6 +130,8 @@ class Pacing:
             return
         if self._trigger and state["trigger"]:
             self._trigger.load_state_dict(state["trigger"])
+        if "watching" in state:
+            self._watching.load_state_dict(state["watching"])
         self._norms, self.rates, self._r, self._tau = (state[name] for name in ("norms", "rates", "r", "tau"))
 
     def _rates_now(self) -> list[float]:

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _KEPT = 8
-"""Calls whose inputs are kept up to the step: an evaluation under grad must not keep all of its batches."""
+"""Calls whose inputs are kept up to the step: what is run for no step must not keep all of its batches."""
 
 
 class InputSizes(NamedTuple):
@@ -26,9 +26,16 @@ class Inputs:
     def __init__(self) -> None:
         self._given: deque[list[Tensor]] = deque(maxlen=_KEPT)
 
-    def add(self, tensors: Iterable[Tensor]) -> None:
-        """A module is called with these; what is no data of floats, or comes of parameters, says nothing."""
-        self._given.append([t for t in tensors if t.grad_fn is None and t.ndim and t.is_floating_point()])
+    def add(self, module: nn.Module, tensors: Iterable[Tensor]) -> None:
+        """A module is called with these; what is no data of floats, or comes of parameters, says nothing.
+
+        Not if it is evaluated, perhaps over a whole data set.
+        """
+        known = (
+            [t for t in tensors if t.grad_fn is None and t.ndim and t.is_floating_point()] if module.training else []
+        )
+        if known:
+            self._given.append(known)
 
     def take(self) -> list[Tensor]:
         """All of the last calls; forgotten here."""
@@ -47,7 +54,7 @@ def input_sizes(given: Iterable[Tensor]) -> InputSizes | None:
         >>> input_sizes([torch.tensor([[3.0, 4.0], [0.0, 1.0], [60.0, 80.0]])])
         InputSizes(number=3, median=5.0, largest=100.0)
     """
-    tensors = list(given)
+    tensors = list({id(t): t for t in given}.values())  # a module and the first one inside may both tell
     if not tensors:
         return None
     largest = max(tensors, key=lambda t: t[:1].numel())

@@ -247,7 +247,7 @@ class Watch(TorchFunctionMode):
                 self._begin()
         if not self._watching:
             with self._at_own_cost():
-                self._given.add(leaves(args, Tensor) + leaves(kwargs, Tensor))
+                self._given.add(module, leaves(args, Tensor) + leaves(kwargs, Tensor))
             return
         outer = self._here.entered
         # A call by which a strategy only redirects to training_step is none: it puts another forward there meanwhile.
@@ -263,7 +263,7 @@ class Watch(TorchFunctionMode):
             self._forwards += torch.is_grad_enabled()
             self._hooks.called.add(module)
             given = leaves(args, Tensor) + leaves(kwargs, Tensor)
-            self._given.add(given)
+            self._given.add(module, given)
             call: ModuleCall | UntraceableError
             try:
                 call = ModuleCall(

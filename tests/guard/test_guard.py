@@ -11,6 +11,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import stepguard
+from stepguard.guard.calm import Asked
+from stepguard.probe import NOTHING_SEEN
 from stepguard.records import Memory
 
 
@@ -342,11 +344,15 @@ def test_no_batch_outlives_its_step():
         step(model, optimizer, (x, torch.zeros(4, dtype=torch.long)))
         del x
         assert alive() is None
-        forgotten = torch.randn(4, 12)
-        alive = weakref.ref(forgotten)
-        model(forgotten)  # an evaluation under grad, never used for a loss
-        del forgotten
-        assert alive() is None
+        for mode, calls in (model.eval, 1), (model.train, 9):
+            mode()
+            forgotten = torch.randn(4, 12)
+            alive = weakref.ref(forgotten)
+            model(forgotten)  # under grad, never used for a loss
+            del forgotten
+            for _ in range(1, calls):  # of inputs, not of what came of them, the last eight are there up to the step
+                model(torch.randn(4, 12))
+            assert alive() is None
 
 
 def test_an_evaluation_under_grad_does_not_count(batch):
@@ -437,7 +443,7 @@ def test_an_optimizer_without_a_learning_rate(batch):
         optimizer.step()
         optimizer.param_groups[0]["lr"] = None
         guard._change._movement.begin(optimizer)
-        guard._report(0.5, 1.0, 1.0, "told", 0.0)
+        guard._report(NOTHING_SEEN, 0.5, Asked(1.0, [], 1), 1.0, "told", "forward")
     assert math.isnan(guard.last.lr)
 
 

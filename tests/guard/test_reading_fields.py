@@ -329,7 +329,7 @@ def test_what_a_user_counts_is_not_asked_for_the_inputs(batch):
         model = mlp()
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
         guard = stepguard.attach(model, optimizer, strict=True) if guarded else None
-        for step in range(40):
+        for _ in range(40):
             Counts.calls = 0
             optimizer.zero_grad()
             with Counts():

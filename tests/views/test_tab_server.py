@@ -172,6 +172,17 @@ def test_a_browser_is_told_what_each_answer_is(plugin, tmp_path):
     assert plugin.frontend_metadata().es_module_path in plugin.get_plugin_apps()
 
 
+def test_before_anything_was_read_it_is_not_said_to_be_all(tmp_path, monkeypatch):
+    JsonLines(tmp_path).close()
+    may_go_on, read_runs = threading.Event(), store.read_runs
+    monkeypatch.setattr(store, "read_runs", lambda *given, **more: may_go_on.wait(20) and read_runs(*given, **more))
+    plugin = StepGuardPlugin(SimpleNamespace(logdir=str(tmp_path)))
+    assert plugin._store.read() == 0.0
+    may_go_on.set()
+    plugin._store._reader.join()
+    assert told(plugin, "/runs")["read"] == 1.0
+
+
 def test_an_error_is_told_to_the_page_and_goes_no_further(plugin, monkeypatch):
     monkeypatch.setattr(store, "read_runs", lambda *_, **__: 1 / 0)
     answer = get(plugin, "/runs")

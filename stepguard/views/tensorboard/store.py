@@ -34,7 +34,7 @@ class Store:
         self._error: Exception | None = None
         self._tables: dict[str, Tables] = {}
         self._read = self._looked = self._began = -math.inf
-        self._there = False
+        self._there = self._once = False
         self._scalars = Scalars(root)
 
     def there(self) -> bool:
@@ -79,7 +79,7 @@ class Store:
     def read(self) -> float:
         """Share of what is there that has been read."""
         done, left = (sum(getattr(t.run, name) for t in self._tables.values()) for name in ("bytes_read", "bytes_left"))
-        return done / (done + left) if left else 1.0
+        return done / (done + left) if left else float(self._once)
 
     def _update(self) -> None:
         left = True
@@ -91,6 +91,7 @@ class Store:
                     self._error, left = error, False
                 self._read = time.monotonic()
             time.sleep(0.001)  # let in who waits for the lock
+        self._once = True
 
     def _read_on(self) -> bool:
         known = {id(tables.run): tables for tables in self._tables.values()}

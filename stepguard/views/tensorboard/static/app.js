@@ -8,7 +8,7 @@ import { themeSwitch } from "./theme.js";
 
 const EVERY = 5000; // milliseconds
 const SOON = 250; // while there is more to read
-const DRAWN = 1500; // from one picture to the next meanwhile: each takes time from reading
+const REST = 1000; // from one picture to the next meanwhile, at least: each takes time from reading
 
 class App {
   constructor(body) {
@@ -52,7 +52,8 @@ class App {
       this.empty.hidden = found.runs.length > 0;
       this.full.hidden = !this.empty.hidden;
       if (this.full.hidden) this.empty.replaceChildren(...hints(found.logdir));
-      if (found.read === 1 || !(performance.now() - this.drawn < DRAWN)) await this.refresh();
+      const rested = performance.now() - this.drawn >= Math.max(REST, 4 * this.took);
+      if (found.read === 1 || rested || !this.drawn) await this.refresh();
       this.state.textContent = found.read < 1 ? `Reading, ${Math.floor(100 * found.read)}% done` : "";
       every = found.read < 1 ? SOON : EVERY;
     } catch (error) {
@@ -63,7 +64,7 @@ class App {
   }
 
   async refresh() {
-    this.drawn = performance.now();
+    const began = performance.now();
     const runs = this.runs.shown();
     const buckets = Math.round(Math.min(2000, Math.max(300, 4000 / Math.max(1, runs.length))));
     const view = this.view ? { from: this.view[0], to: this.view[1] } : {};
@@ -77,6 +78,8 @@ class App {
     }
     this.draw();
     await this.events.refresh();
+    this.drawn = performance.now();
+    this.took = this.drawn - began;
   }
 
   draw(anew = false) {
