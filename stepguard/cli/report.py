@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,7 +55,7 @@ def _report(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     if args.json:
         from stepguard.views.report.data import as_json
 
-        print(as_json(told))
+        _print(as_json(told) + "\n")
     elif args.html is None and args.markdown is None:
         from rich.console import Console
 
@@ -80,7 +81,7 @@ def _write(parser: argparse.ArgumentParser, name: str, file: str, told: list[Tol
         from stepguard.views.report.markdown import markdown as made
     text = made(told)
     if file == "-":
-        print(text, end="")
+        _print(text)
         return
     try:
         Path(file).write_text(text, encoding="utf-8")
@@ -89,3 +90,11 @@ def _write(parser: argparse.ArgumentParser, name: str, file: str, told: list[Tol
     for each in told:
         print(f"{each.post.about.name}: {each.post.verdict}", file=sys.stderr)
     print(f"{file}: {len(text.encode()) / 1000:,.0f} kB", file=sys.stderr)
+
+
+def _print(text: str) -> None:
+    try:
+        sys.stdout.buffer.write(text.encode())  # in UTF-8, as the page says that it is, whatever the terminal takes
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough; Python itself would complain when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

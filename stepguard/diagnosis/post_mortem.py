@@ -23,6 +23,8 @@ class PostMortem(NamedTuple):
         about: Which run it is.
         verdict: What happened, in a few sentences.
         diagnosis: What went wrong, where and why.
+        time: When that was, in Unix time.
+        logged_step: Where it lies on the axis of a trainer's own log.
         around: What was measured at the step where it did, beside what was usual.
         zoom: The steps around that one.
         done: What the guard did.
@@ -36,6 +38,8 @@ class PostMortem(NamedTuple):
     about: About
     verdict: str
     diagnosis: Diagnosis
+    time: float | None
+    logged_step: int | None
     around: tuple[Measured, ...]
     zoom: Zoom | None
     done: Done | None
@@ -80,6 +84,8 @@ def post_mortem(run: Run) -> PostMortem:
         about=of_it,
         verdict=verdict(found, of_it, what_was_done, near, track),
         diagnosis=found,
+        time=run.times.get(found.main.step) if found.main else None,
+        logged_step=run.logged_steps.get(found.main.step) if found.main else None,
         around=measured_at(track, found.main) if found.main else (),
         zoom=zoom(track, found.main) if found.main else None,
         done=what_was_done,

@@ -124,6 +124,7 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
             "the update of step {step} is {pull_grown} times as long per learning rate as lately, for a gradient "
             "{gradient_times} times as large",
         ),
+        Remedy("keep the optimizer's settings and what it remembers over a restart", "{evidence}"),
         _CLAMP,
     ),
     causes.WEIGHTS: (

@@ -1,6 +1,7 @@
 """``stepguard report`` as a person runs it."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -51,6 +52,14 @@ def test_a_dash_is_the_standard_output(option, begins, runs, capsys):
     assert main(["report", str(runs), option, "-"]) == 0
     captured = capsys.readouterr()
     assert captured.out.startswith(begins) and captured.err == ""
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--html", "-"], ["--markdown", "-"]], ids=" ".join)
+def test_a_terminal_that_knows_no_more_than_ascii(options, runs):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*REPORT, runs, *options], capture_output=True, env=environment)
+    assert done.returncode == 0 and b"learning rate jump" in done.stdout and done.stderr == b""
+    assert "-" in options or done.stdout.isascii()
 
 
 def test_json_for_scripts_beside_a_file(runs, capsys):
@@ -147,3 +156,13 @@ def test_a_long_reading_says_how_far_it_is(runs, monkeypatch, capsys):
 def test_the_help_teaches_by_examples():
     done = subprocess.run([*REPORT, "--help"], capture_output=True, text=True, check=True)
     assert done.stdout.count("\n  stepguard report ") >= 5 and "--check" in done.stdout
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--html", "-"], ["--markdown", "-"]], ids=" ".join)
+def test_a_reader_may_have_seen_enough(options, tmp_path):
+    for i in range(20):  # more than a pipe holds
+        write(tmp_path / f"run-{i}", [reading(s) for s in range(60)])
+    with subprocess.Popen([*REPORT, tmp_path, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""

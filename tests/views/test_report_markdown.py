@@ -36,6 +36,11 @@ def test_it_has_the_verdict_a_chart_of_text_and_the_advice():
     assert re.search(r"^1\. \*\*Look at what sets the learning rate at step 40", text, re.MULTILINE)
 
 
+@pytest.mark.parametrize("runs", [[jumped()], [calm()], [run_of()], [jumped(), calm()]])
+def test_there_is_one_empty_line_between_parts(runs):
+    assert "\n\n\n" not in written(*runs) and not written(*runs).endswith("\n\n")
+
+
 def test_headings_are_of_one_document():
     text = written(jumped(), calm())
     levels = [len(mark) for mark in re.findall(r"^(#+) ", text, re.MULTILINE)]

@@ -12,6 +12,7 @@ from stepguard.records import Event
 from stepguard.views.report.bars import bars
 from stepguard.views.report.terminal import show
 from stepguard.views.report.told import Told
+from stepguard.views.report.wording import when
 
 LONG = "a" * 90
 
@@ -61,6 +62,14 @@ def test_a_jump_is_told_with_its_numbers(width):
         "40 learning rate jump serious 40 20 1 1",
     ):
         assert said in text, said
+
+
+def test_where_the_trainers_own_log_has_that_step():
+    run = jumped()
+    assert f"step 40 {flat(when(1040.0))}" in flat(rendered(run))
+    assert "own log" not in rendered(run)
+    run.logged_steps.update({40: 41})
+    assert "; step 41 in the trainer's own log" in flat(rendered(run))
 
 
 def test_parts_of_the_spread_add_up_with_what_is_left_over():

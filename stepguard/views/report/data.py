@@ -43,6 +43,8 @@ def as_dict(post: PostMortem) -> dict[str, Any]:
         "spoiled": post.spoiled,
         "verdict": post.verdict,
         **{key: getattr(main, key, None) for key in ("step", "began", "worst", "r", "last", "beyond")},
+        "time": post.time,
+        "logged_step": post.logged_step,
         **{key: list(getattr(main, key, ())) for key in ("evidence", "factors", "culprits")},
         "about": post.about,
         "around": post.around,

@@ -41,8 +41,8 @@ def _section(section: Section, told: Told) -> Iterator[str]:
     yield f"{'##' if first else '###'} {_plain(section.title)}"
     yield ""
     for block in section.blocks:
-        yield from _block(block, told)
-        yield ""
+        lines = list(_block(block, told))
+        yield from [*lines, ""] if lines else []
 
 
 def _block(block: Block, told: Told) -> Iterator[str]:

@@ -90,7 +90,7 @@ def _headroom(told: Told) -> Picture | None:
         "zones": [{"value": 0, "name": "unsafe"}],
         "limits": [
             {"value": 0, "label": f"collapse in {near.dtype}"},
-            *({"value": _nats(near.dtype, other), "label": f"would be in {other}", "faint": True} for other in others),
+            *(_other(near.dtype, other) for other in others),
         ],
         **_note(told),
     }
@@ -108,13 +108,20 @@ def _zoom(told: Told) -> Picture | None:
         "log": True,
         "wide": True,
         "points": True,
-        "limits": [{"value": 1, "label": "as usual", "faint": True}],
+        "limits": [{"value": 1, "label": "as usual", "faint": True, "side": "left"}],
         **_note(told),
     }
 
 
-def _nats(dtype: str, other: str) -> float:
-    return round((BITS[dtype] - BITS[other]) * math.log(2), 2)
+def _other(dtype: str, other: str) -> dict[str, Any]:
+    nats = round((BITS[dtype] - BITS[other]) * math.log(2), 2)
+    # The two halves are so near one another that their names would be on top of each other.
+    return {
+        "value": nats,
+        "label": f"would be in {other}",
+        "faint": True,
+        "side": "left" if other == "float16" else "right",
+    }
 
 
 def _note(told: Told) -> dict[str, Any]:

@@ -6,17 +6,15 @@ import math
 from collections.abc import Sequence
 
 from stepguard.diagnosis import PostMortem
-from stepguard.diagnosis.about import About
 from stepguard.diagnosis.verdict import sentence
 from stepguard.views.report.blocks import Block, Chart, Facts, Grid, Items, Section, Verdict
 from stepguard.views.report.cause import what_changed, where_from
+from stepguard.views.report.facts import facts
 from stepguard.views.report.limits import the_cost, the_rate, the_softmax
 from stepguard.views.report.steps import other_targets, what_was_done
-from stepguard.views.report.wording import also, counted, number, when
-from stepguard.views.words import span
+from stepguard.views.report.wording import counted, number
 
 _FINDINGS = 20
-_NOTICES = 5
 
 
 def sections(post: PostMortem) -> list[Section]:
@@ -59,58 +57,10 @@ def summary(posts: Sequence[PostMortem]) -> Section:
 
 
 def _first(post: PostMortem) -> tuple[Block, ...]:
-    blocks: list[Block] = [Verdict(post.verdict, post.spoiled), Facts(tuple(_facts(post.about)))]
+    blocks: list[Block] = [Verdict(post.verdict, post.spoiled), Facts(facts(post))]
     if post.done and post.done.asked:
         blocks.append(Chart("r"))
     return tuple(blocks)
-
-
-def _facts(about: About) -> list[tuple[str, str]]:
-    facts = []
-    if about.model:
-        size = f", {counted(about.parameters, 'parameter')}" if about.parameters else ""
-        facts.append(("model", f"{about.model}{size}"))
-    if about.optimizer:
-        settings = [f"{name} {_setting(value)}" for name, value in about.hyper.items()]
-        more = f" (the first of {about.groups} groups)" if about.groups > 1 else ""
-        facts.append(("optimizer", ", ".join([about.optimizer, *settings]) + more))
-    if about.action or math.isfinite(about.target):
-        target = f" at a target of {about.target:g}" if math.isfinite(about.target) else ""
-        cadence = f", cadence {about.cadence}" if about.cadence else ""
-        facts.append(("guard", f"{about.action or 'unknown'}{target}{cadence}"))
-    facts.append(
-        ("steps", f"{about.steps:,}, from {about.first:,} to {about.last:,}; {about.measured:,} of them measured")
-        if about.steps
-        else ("steps", "none")
-    )
-    if about.began is not None:
-        facts.append(("began", f"{when(about.began)}, and wrote for {span(about.seconds)}"))
-    facts.append(("state", _STATES[about.state]))
-    if about.resumed:
-        steps = also([f"{step:,}" for step in about.resumed[:5]])
-        facts.append(("processes", f"{len(about.resumed) + 1}; new ones went on at {steps}"))
-    for step, name, before, now in about.changed[:_NOTICES]:
-        facts.append(("changed", f"{name} from {before:g} to {now:g}, at about step {step:,}"))
-    if about.world_size > 1:
-        facts.append(("ranks", f"{about.world_size}"))
-    facts.append(("records", about.path))
-    facts += [("notice", notice) for notice in about.notices[:_NOTICES]]
-    if len(about.notices) > _NOTICES:
-        facts.append(("notice", f"and {len(about.notices) - _NOTICES:,} more"))
-    return facts
-
-
-_STATES = {
-    "ended": "ended",
-    "unfinished": "has not said that it is over: it goes on, or was killed",
-    "unknown": "not told by its records",
-}
-
-
-def _setting(value: object) -> str:
-    if isinstance(value, (list, tuple)):
-        return " ".join(_setting(each) for each in value)
-    return f"{value:g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else f"{value}"
 
 
 def _advice(post: PostMortem) -> list[Section]:

@@ -63,7 +63,7 @@ function note(u, { step, text }) {
 }
 
 function front(u, picture, figure) {
-  for (const { value, label, faint } of picture.limits ?? []) limit(u, value, label, !faint, faint ? "left" : "right");
+  for (const { value, label, faint, side } of picture.limits ?? []) limit(u, value, label, !faint, side ?? "right");
   if (picture.note) note(u, picture.note);
   if (!picture.marks) return;
   const counts = marks(u, [{ data: picture, number: 0 }], { faded: () => false });
