@@ -1,25 +1,15 @@
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from stepguard.diagnosis.columns import column, last_known
+from stepguard.diagnosis.processes import Setting, changed_settings, guard_starts, resumed_at
 from stepguard.records import Run
 
 _TOLD = ("lr", "momentum", "nesterov", "betas", "beta", "alpha", "eps", "weight_decay", "rho")
 """Settings of a parameter group that are worth a line."""
-
-
-class Setting(NamedTuple):
-    """One that was changed, seen at a step."""
-
-    step: int
-    name: str
-    before: float
-    now: float
 
 
 class About(NamedTuple):
@@ -64,7 +54,7 @@ def about(run: Run) -> About:
         >>> about(Run(Path("runs/one/stepguard.jsonl"), "one")).state
         'unknown'
     """
-    guards = [start for start in run.starts if start.get("writes", "guard") == "guard"]
+    guards = guard_starts(run)
     start = (guards or run.starts or [{}])[-1]
     settings = start.get("settings") or {} if guards else {}
     groups = start.get("groups") or [{}]
@@ -92,17 +82,10 @@ def about(run: Run) -> About:
         began=begun[0] if begun else None,
         seconds=float(times.max()) - begun[0] if begun else 0.0,
         state=("ended" if run.ended else "unfinished") if run.starts else "unknown",
-        resumed=_resumed(run),
-        changed=tuple(_changed(run)),
+        resumed=resumed_at(run),
+        changed=changed_settings(run),
         notices=tuple(run.notices),
     )
-
-
-def _changed(run: Run) -> Iterator[Setting]:
-    for event in run.events:
-        if event.kind == "changed" and event.data and event.data.keys() >= {"name", "before", "now"}:
-            name, before, now = (event.data[key] for key in ("name", "before", "now"))
-            yield Setting(event.step, str(name), float(before), float(now))
 
 
 def _action(run: Run) -> str | None:
@@ -112,15 +95,3 @@ def _action(run: Run) -> str | None:
     if not len(known):
         return None
     return "drive" if (known > 1).any() else "clamp" if (known < 1).any() else "observe"
-
-
-def _resumed(run: Run) -> tuple[int, ...]:
-    writers = [str(start.get("writes", "guard")) for start in run.starts]
-    writer = "guard" if "guard" in writers else "monitor"
-    begun = [float(s.get("time", math.inf)) for s, w in zip(run.starts, writers, strict=True) if w == writer][1:]
-    if not begun:
-        return ()
-    steps = np.array(sorted(run.times), dtype=np.int64)
-    times = np.array([run.times[step] for step in steps.tolist()])
-    firsts = (np.flatnonzero(times >= at) for at in begun)
-    return tuple(dict.fromkeys(int(steps[places[0]]) for places in firsts if len(places)))

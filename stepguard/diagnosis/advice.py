@@ -3,8 +3,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from stepguard.diagnosis.about import About
-from stepguard.diagnosis.diagnose import Diagnosis
 from stepguard.diagnosis.done import Done
+from stepguard.diagnosis.finding import Diagnosis
 from stepguard.diagnosis.headroom import Headroom
 from stepguard.diagnosis.known import of_the_finding, of_the_guard, of_the_softmax
 from stepguard.diagnosis.remedies import ANY, REMEDIES

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stepguard.diagnosis.case import Case
-from stepguard.diagnosis.diagnose import Finding
+from stepguard.diagnosis.finding import Finding
 from stepguard.diagnosis.track import Numbers, Track
 
 _MEASURED = {

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from stepguard.diagnosis.processes import Setting
 from stepguard.diagnosis.track import Numbers, Places, Track
 
 _LATELY = 10
@@ -52,14 +53,14 @@ class Case:
         at: The place of the step among them.
         starts: Places of the first readings of each process after the first.
         hyper: Of the optimizer: its name, and the settings of its first parameter group.
-        changes: Of these settings, up to the step: at which, and name, before and now.
+        changes: Of these settings, up to the step.
     """
 
     track: Track
     at: int
     starts: tuple[int, ...] = ()
     hyper: dict[str, Any] | None = None
-    changes: tuple[tuple[int, dict[str, Any]], ...] = ()
+    changes: tuple[Setting, ...] = ()
 
     @property
     def step(self) -> int:

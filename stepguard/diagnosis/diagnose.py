@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
 
 import numpy as np
 
+from stepguard.diagnosis.about import About, about
 from stepguard.diagnosis.bursts import bursts
-from stepguard.diagnosis.case import Case, Factor
+from stepguard.diagnosis.case import Case
 from stepguard.diagnosis.causes import COLLAPSE, NEAR, SENSITIVITY, TOO_HIGH
 from stepguard.diagnosis.collapsed import Collapsed, collapsed
 from stepguard.diagnosis.episodes import APART, Episode, episodes_of
+from stepguard.diagnosis.finding import Diagnosis, Finding
 from stepguard.diagnosis.rules import RULES, Found
 from stepguard.diagnosis.rules.weights import changed_from_outside
 from stepguard.diagnosis.track import Track, track_of
@@ -20,59 +21,8 @@ _SERIOUS = 2.0
 _AT_THE_START = 10
 """Steps of a run that are often long, without a warm-up."""
 _SERIOUS_THERE = 10.0
-_TOLD = {"momentum", "betas", "weight_decay", "eps", "alpha"}
-"""Settings of an optimizer that one process may have otherwise than the one before."""
 _LASTS = 20
 """Steps beyond the target that are more than a brief crossing, however little they are beyond."""
-
-
-class Finding(NamedTuple):
-    """What happened at some steps of a run, and why."""
-
-    cause: str
-    """One of :mod:`stepguard.diagnosis.causes`."""
-    step: int
-    """The first that was beyond the target, or at which the softmax had collapsed."""
-    began: int
-    """Where the cause set in."""
-    worst: int
-    r: float
-    """Of the worst; not a number where it was not finite."""
-    last: int
-    beyond: int
-    """How many were beyond."""
-    target: float
-    serious: bool
-    """Whether it is more than a brief crossing of a run that goes well."""
-    certain: bool
-    """Whether it came from outside, as in no run that goes well; else it grew out of the run itself."""
-    factors: tuple[Factor, ...]
-    """What changed, of what r is made of."""
-    evidence: tuple[str, ...]
-    culprits: tuple[Culprit, ...]
-    """Where the r of its steps came from, of those that were looked into; the worst first."""
-
-
-class Diagnosis(NamedTuple):
-    """What a run's records tell.
-
-    Attributes:
-        main: What spoiled the run; None if nothing did.
-        findings: All that happened, in the order of steps.
-    """
-
-    main: Finding | None
-    findings: tuple[Finding, ...]
-
-    @property
-    def cause(self) -> str:
-        """Of what spoiled the run, or "healthy"."""
-        return self.main.cause if self.main else "healthy"
-
-    @property
-    def step(self) -> int | None:
-        """At which it came."""
-        return self.main.step if self.main else None
 
 
 def diagnose(run: Run) -> Diagnosis:
@@ -98,30 +48,24 @@ def diagnose(run: Run) -> Diagnosis:
         ('learning rate jump', 40, ('the learning rate went from 0.1 to 10 at once, 100 times as large',))
     """
     track = track_of(run)
-    starts = _starts(run, track)
-    about = _About(starts, _hyper(run), _changes(run, track, starts))
-    findings = [_finding(run, track, episode, about) for episode in episodes_of(track)]
-    findings += [_of_burst(track, place, about) for place in bursts(track)]
+    facts = about(run)
+    findings = [_finding(run, track, episode, facts) for episode in episodes_of(track)]
+    findings += [_of_burst(track, place, facts) for place in bursts(track)]
     late = collapsed(run)
     if late:
-        findings.append(_of_collapse(late, track, about))
+        findings.append(_of_collapse(late, track, facts))
     findings.sort(key=lambda finding: finding.step)
     return Diagnosis(_main(findings), tuple(findings))
 
 
-class _About(NamedTuple):
-    starts: tuple[int, ...]
-    hyper: dict[str, Any]
-    changes: tuple[tuple[int, dict[str, Any]], ...]
+def _case(track: Track, at: int, run: About) -> Case:
+    step = track.step[at]
+    starts = tuple(int(place) for place in np.searchsorted(track.step, run.resumed) if 0 < place < len(track))
+    return Case(track, at, starts, run.hyper, tuple(change for change in run.changed if change.step <= step))
 
 
-def _case(track: Track, at: int, about: _About) -> Case:
-    before = tuple(change for change in about.changes if change[0] <= track.step[at])
-    return Case(track, at, about.starts, about.hyper, before)
-
-
-def _finding(run: Run, track: Track, episode: Episode, about: _About) -> Finding:
-    case = _case(track, episode.first, about)
+def _finding(run: Run, track: Track, episode: Episode, facts: About) -> Finding:
+    case = _case(track, episode.first, facts)
     found = _why(case)
     first, last = int(track.step[episode.first]), int(track.step[episode.last])
     culprits = [Culprit.of(event) for event in run.events if event.kind == "culprit" and first <= event.step <= last]
@@ -143,8 +87,8 @@ def _finding(run: Run, track: Track, episode: Episode, about: _About) -> Finding
     )
 
 
-def _of_burst(track: Track, place: int, about: _About) -> Finding:
-    case = _case(track, place, about)
+def _of_burst(track: Track, place: int, facts: About) -> Finding:
+    case = _case(track, place, facts)
     found = _why(case)
     return Finding(
         cause=found.cause,
@@ -178,10 +122,10 @@ def _is_serious(track: Track, episode: Episode, found: Found) -> bool:
     return found.certain or times >= _SERIOUS or episode.beyond >= _LASTS
 
 
-def _of_collapse(late: Collapsed, track: Track, about: _About) -> Finding:
+def _of_collapse(late: Collapsed, track: Track, facts: About) -> Finding:
     # What else changed the weights has scaled the logits as well.
     place = int(np.searchsorted(track.step, late.step, "right"))
-    cases = [_case(track, at, about) for at in (place - 1, place) if 0 < at < len(track)]
+    cases = [_case(track, at, facts) for at in (place - 1, place) if 0 < at < len(track)]
     why = next((found for found in map(changed_from_outside, cases) if found), None)
     return Finding(
         cause=why.cause if why else COLLAPSE,
@@ -212,38 +156,3 @@ def _main(findings: list[Finding]) -> Finding | None:
 
 def _after_a_calm(finding: Finding, findings: list[Finding]) -> bool:
     return all(finding.step - f.last > APART for f in findings if f.step < finding.step and f.cause != COLLAPSE)
-
-
-def _starts(run: Run, track: Track) -> tuple[int, ...]:
-    """Places of the first readings of every process but the first."""
-    began = [
-        float(start["time"]) for start in run.starts if start.get("writes", "guard") == "guard" and "time" in start
-    ]
-    times = np.array([run.times.get(int(step), math.nan) for step in track.step])
-    places = {int(np.searchsorted(times, at)) for at in began[1:]}
-    return tuple(sorted(place for place in places if 0 < place < len(track)))
-
-
-def _hyper(run: Run) -> dict[str, Any]:
-    for start in run.starts:
-        if start.get("groups"):
-            return {"optimizer": start.get("optimizer"), **start["groups"][0]}
-    return {}
-
-
-def _changes(run: Run, track: Track, places: tuple[int, ...]) -> tuple[tuple[int, dict[str, Any]], ...]:
-    """Settings of the optimizer that were changed, on the way or from one process to the next."""
-    told = [(event.step, event.data) for event in run.events if event.kind == "changed" and event.data]
-    groups = [
-        start["groups"][0] for start in run.starts if start.get("writes", "guard") == "guard" and start.get("groups")
-    ]
-    for place, before, now in zip(places, groups, groups[1:], strict=False):
-        differing = {name: (before[name], now[name]) for name in _TOLD & before.keys() & now.keys()}
-        for name, (old, new) in differing.items():
-            numbers = zip(("beta1", "beta2"), old, new, strict=False) if name == "betas" else [(name, old, new)]
-            told += [
-                (int(track.step[place]), {"name": key, "before": float(a), "now": float(b)})
-                for key, a, b in numbers
-                if a != b
-            ]
-    return tuple(sorted(told, key=lambda change: change[0]))

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stepguard.diagnosis.diagnose import Diagnosis
+from stepguard.diagnosis.finding import Diagnosis
 from stepguard.diagnosis.track import Flags, Track
 
 _PHASES = 6

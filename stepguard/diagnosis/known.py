@@ -9,8 +9,8 @@ import numpy as np
 from stepguard.diagnosis.about import About
 from stepguard.diagnosis.around import place_of
 from stepguard.diagnosis.case import Case
-from stepguard.diagnosis.diagnose import Finding
 from stepguard.diagnosis.done import Done
+from stepguard.diagnosis.finding import Finding
 from stepguard.diagnosis.rules.found import number
 from stepguard.diagnosis.softmax import BITS, Softmax
 from stepguard.diagnosis.track import Track

@@ -6,8 +6,9 @@ from stepguard.diagnosis.about import About, about
 from stepguard.diagnosis.advice import Advice, advice
 from stepguard.diagnosis.around import Measured, Zoom, measured_at, zoom
 from stepguard.diagnosis.cost import Cost, cost
-from stepguard.diagnosis.diagnose import Diagnosis, diagnose
+from stepguard.diagnosis.diagnose import diagnose
 from stepguard.diagnosis.done import Done, done
+from stepguard.diagnosis.finding import Diagnosis
 from stepguard.diagnosis.headroom import Headroom, headroom
 from stepguard.diagnosis.softmax import Softmax, softmax
 from stepguard.diagnosis.targets import OtherTarget, other_targets

@@ -5,8 +5,8 @@ import math
 from stepguard.diagnosis.about import About
 from stepguard.diagnosis.around import place_of
 from stepguard.diagnosis.causes import COLLAPSE
-from stepguard.diagnosis.diagnose import Diagnosis, Finding
 from stepguard.diagnosis.done import Done
+from stepguard.diagnosis.finding import Diagnosis, Finding
 from stepguard.diagnosis.rules.found import number
 from stepguard.diagnosis.softmax import Softmax
 from stepguard.diagnosis.track import Track

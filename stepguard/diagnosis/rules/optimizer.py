@@ -14,8 +14,7 @@ _LONG_MEMORY = 0.97
 
 def changed_settings(case: Case) -> Found | None:
     """Somebody has changed a setting of the optimizer, not long before."""
-    for step, changed in case.changes[::-1]:
-        name, before, now = changed["name"], float(changed["before"]), float(changed["now"])
+    for step, name, before, now in case.changes[::-1]:
         cause = MOMENTUM if name in ("momentum", "beta1") and now > before else _BY_SETTING.get(name)
         if name == "weight_decay" and now >= 0 or cause is None or case.step - step > _LATER:
             continue

@@ -21,6 +21,7 @@ def sections(post: PostMortem) -> list[Section]:
     """All there is to say of a run, in the order in which it is told."""
     found = [
         Section(f"Run {post.about.name}", _first(post)),
+        *_advice(post),
         *what_changed(post),
         *where_from(post),
         *what_was_done(post),
@@ -28,7 +29,6 @@ def sections(post: PostMortem) -> list[Section]:
         *the_softmax(post),
         *the_rate(post),
         *the_cost(post),
-        *_advice(post),
         *_findings(post),
     ]
     return [section for section in found if section.blocks]
