@@ -104,7 +104,8 @@ class Pacing:
 
     def watched(self, seconds: float) -> None:
         """A step was watched, which took this time."""
-        self._watching.reading(seconds)
+        if self._trigger:
+            self._watching.reading(seconds)
 
     def unread(self, seconds: float) -> None:
         """A step was not measured, and took this time as a whole."""
