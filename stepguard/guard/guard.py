@@ -26,7 +26,7 @@ from stepguard.guard.ranks import Ranks, rank
 from stepguard.guard.reporter import log
 from stepguard.guard.samples import NO_SAMPLES, over_samples
 from stepguard.guard.step_reporter import StepReporter
-from stepguard.probe import NOTHING_SEEN, Manner, NoSoftmaxError, Probe, Screen, SeenStep, input_sizes, no_modes
+from stepguard.probe import NOTHING_SEEN, Look, Manner, NoSoftmaxError, Probe, Screen, SeenStep, input_sizes, no_modes
 from stepguard.records import Culprit, Reading, Recorder
 
 _MOVED = (
@@ -345,8 +345,8 @@ class Guard:
         if self._probe.estimator.kind != before:
             self._reporter.fell_back(self.step, self._probe.estimator.reason)
         self._reporter.judged(self.step, self._probe.found, self._probe.estimator.kind)
-        self._samples = over_samples(spreads, self._settings.quantile, self._probe.losses)
-        self._probe.losses = None
+        self._samples = over_samples(spreads, self._settings.quantile, self._probe.looked)
+        self._probe.looked = Look()
         return spreads
 
     def _report(self, seen: SeenStep, r: float, asked: Asked, scale: float, why: Why, estimator: str) -> None:
@@ -372,6 +372,7 @@ class Guard:
             samples=self._samples.number,
             loss=self._samples.loss,
             loss_max=self._samples.loss_max,
+            collapse=self._samples.collapse,
             **_of_inputs(seen),
             lr_before=asked.before[0] if asked.before else None,
             tau_before=asked.before[1] if asked.before else None,

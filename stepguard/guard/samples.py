@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from stepguard.probe import Look
+
 
 class Samples(NamedTuple):
     """The samples of a step on this rank, as one."""
@@ -18,18 +20,21 @@ class Samples(NamedTuple):
     loss: float | None = None
     """Their cross-entropy on average, and that of the one which has most."""
     loss_max: float | None = None
+    collapse: float | None = None
+    """Share of them whose softmax has collapsed, in half precision."""
 
 
 NO_SAMPLES = Samples(math.nan)
+NOT_LOOKED = Look()
 
 
-def over_samples(spread_N: Tensor, quantile: float, loss_N: Tensor | None = None) -> Samples:
+def over_samples(spread_N: Tensor, quantile: float, looked: Look = NOT_LOOKED) -> Samples:
     """What is said of all samples together, with one wait for the device.
 
     Args:
         spread_N: Spread of the slopes of each.
         quantile: Which counts as the r of all; 1 is the largest.
-        loss_N: Cross-entropy of each, if it is known.
+        looked: What they are like.
 
     Example:
         >>> [round(r, 3) for r in over_samples(math.pi * torch.tensor([0.1, 0.2, 9.0]), 1.0)[:3]]
@@ -39,8 +44,11 @@ def over_samples(spread_N: Tensor, quantile: float, loss_N: Tensor | None = None
         return Samples(0.0, number=0)  # the loss ignored every sample
     r = spread_N.max() if quantile == 1 else spread_N.float().quantile(quantile)
     # Of those that are a number: one sample that is not must not speak for all.
-    numbers = [r.double(), spread_N.nanmedian().double()]
-    if loss_N is not None and len(loss_N):
-        numbers += [loss_N.double().mean(), loss_N.double().max()]
-    r, median, *losses = torch.stack(numbers).tolist()
-    return Samples(r / math.pi, median / math.pi, len(spread_N), *losses)
+    numbers = {"r": r, "median": spread_N.nanmedian()}
+    if looked.loss_N is not None and len(looked.loss_N):
+        numbers |= {"loss": looked.loss_N.mean(), "loss_max": looked.loss_N.max()}
+    if looked.collapsed_N is not None and len(looked.collapsed_N):
+        numbers["collapse"] = looked.collapsed_N.double().mean()
+    found = dict(zip(numbers, torch.stack([n.double() for n in numbers.values()]).tolist(), strict=True))
+    found |= {name: found[name] / math.pi for name in ("r", "median")}
+    return Samples(number=len(spread_N), **found)

@@ -8,12 +8,14 @@ from stepguard.probe.probe import NoSoftmaxError, Probe, Screen
 from stepguard.probe.rerun import Manner
 from stepguard.probe.sharding import check_sharding, copies, is_sharded, part_here
 from stepguard.probe.slopes import logit_slopes
+from stepguard.probe.softmax import Look
 from stepguard.probe.watch import NOTHING_SEEN, SeenStep
 
 __all__ = [
     "NOTHING_SEEN",
     "Explanation",
     "InputSizes",
+    "Look",
     "Manner",
     "NoSoftmaxError",
     "Probe",

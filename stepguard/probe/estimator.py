@@ -20,10 +20,10 @@ from stepguard.probe.difference import (
 )
 from stepguard.probe.outline import UntraceableError
 from stepguard.probe.recognition import OtherLogitsError
-from stepguard.probe.rerun import Rerun, Result
+from stepguard.probe.rerun import Rerun, Result, taken_in
 from stepguard.probe.sample import Sample, sample_of
 from stepguard.probe.slopes import load_forward_mode
-from stepguard.probe.softmax import Softmax
+from stepguard.probe.softmax import Look, Softmax
 
 T = TypeVar("T")
 Kind = Literal["forward", "difference"]
@@ -44,7 +44,7 @@ class SlopeEstimator:
         kind: Which of the two is in use.
         reason: Why it is not forward mode; empty if it is.
         quick: Whether a secant agreed with forward mode when they were last compared.
-        losses: Of each softmax that was measured last, the cross-entropy of its samples, where that is known.
+        looks: What the samples of each softmax are like that was measured last.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class SlopeEstimator:
         self.kind: Kind = "forward"
         self.reason = ""
         self.quick = False
-        self.losses: list[Tensor | None] = []
+        self.looks: list[Look] = []
         self._measured = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class SlopeEstimator:
 
         def beside(scale: float) -> list[tuple[Softmax, Softmax]] | None:
             pairs = rerun.beside(scale)
-            self.losses = [before.losses() for before, _ in pairs or ()]
+            self.looks = [before.look(before.logits.dtype) for before, _ in pairs or ()]
             return pairs
 
         with torch.no_grad():
@@ -134,7 +134,7 @@ class SlopeEstimator:
 
     def _look_at(self, result: Result) -> None:
         with torch.no_grad():
-            self.losses = [softmax.losses() for softmax in result.softmaxes]
+            self.looks = [s.look(taken_in(of)) for s, of in zip(result.softmaxes, result.sources, strict=True)]
 
     @property
     def _check_is_due(self) -> bool:

@@ -17,6 +17,7 @@ from stepguard.probe.reasons import MOVED_BY_ANOTHER, NO_CALL, NO_SOFTMAX
 from stepguard.probe.recognition import OtherLogitsError
 from stepguard.probe.rerun import Learned, Manner, Rerun, Target
 from stepguard.probe.sharding import units_of
+from stepguard.probe.softmax import Look
 from stepguard.probe.values import Elsewhere, Move
 from stepguard.probe.watch import NOTHING_SEEN, SeenStep, Watch
 
@@ -52,7 +53,7 @@ class Probe:
         estimator: How the slopes are taken.
         found: What the last measurement was of, in words.
         method: How it was made: by the estimator's kind, or by a ``secant``.
-        losses: Of its samples, ``[N]``, as the spreads; None where a loss names no classes. To be let go of.
+        looked: What its samples are like; to be let go of.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Probe:
     ):
         self._model, self._forward, self._how, self._learned = model, forward, how or Manner(), Learned()
         self.estimator, self.found, self.method = SlopeEstimator(), "", "forward"
-        self.losses: Tensor | None = None
+        self.looked = Look()
         self._failures = 0
         self._sizes: list[list[int]] = []
         self._looked_in: list[str] = []
@@ -202,15 +203,20 @@ class Probe:
         return torch.cat([s.flatten() for s in spreads])
 
     def _each(self, reruns: list[Rerun], measure: Callable[[Rerun], T]) -> list[T]:
-        """Measure one after the other, and keep what is known of the losses."""
+        """Measure one after the other, and keep what its samples are like."""
         found: list[T] = []
-        losses: list[Tensor | None] = []
+        looks: list[Look] = []
         for rerun in reruns:
             found.append(measure(rerun))
-            losses += self.estimator.losses
-        known = [loss for loss in losses if loss is not None]
-        self.losses = torch.cat(known) if known and len(known) == len(losses) else None
+            looks += self.estimator.looks
+        self.looked = Look(_all_of([look.loss_N for look in looks]), _all_of([look.collapsed_N for look in looks]))
         return found
+
+
+def _all_of(parts: list[Tensor | None]) -> Tensor | None:
+    """Together, if all of them are known."""
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if known and len(known) == len(parts) else None
 
 
 def _place(sizes: list[list[int]], index: int) -> tuple[int, int, int]:

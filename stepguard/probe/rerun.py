@@ -353,6 +353,12 @@ def order_of(target: Target) -> int:
     return call.order if call else 0
 
 
+def taken_in(target: Target) -> torch.dtype | None:
+    """In which dtype training took a softmax; None if that is not known."""
+    seen = isinstance(target, SoftmaxCall) and isinstance(target.call, FunctionCall) and not target.call.autocast
+    return target.sample.dtype if seen and isinstance(target, SoftmaxCall) else None
+
+
 def described(target: Target) -> str:
     """Of what it has logits, in a few words."""
     if isinstance(target, ModuleCall):

@@ -10,10 +10,20 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from stepguard.geometry.stablemax import log_stablemax
+from stepguard.probe.swapping import HALVES
 
 _COLUMNS = 4096
 MASKED = 1e6
 """Nats below the largest logit from which on a class is taken to be masked out: exp of it is zero in any dtype."""
+
+
+class Look(NamedTuple):
+    """What the samples of a softmax are like, ``[N]`` each, of those that count; None is what is not known."""
+
+    loss_N: Tensor | None = None
+    """Cross-entropy, in nats."""
+    collapsed_N: Tensor | None = None
+    """True where the sum of the softmax is exactly 1 in half precision; None where it was not taken in that."""
 
 
 class Softmax(NamedTuple):
@@ -57,6 +67,15 @@ class Softmax(NamedTuple):
     def named(self, labels: Tensor | None) -> Softmax:
         """The same, with the labels that another function names, if it does."""
         return self if labels is None else self._replace(labels=labels)
+
+    def look(self, dtype: torch.dtype | None) -> Look:
+        """What its samples are like, where training took it in this dtype; None if that is not known."""
+        return Look(self.losses(), self._collapsed(dtype) if dtype in HALVES and not self.columns else None)
+
+    def _collapsed(self, dtype: torch.dtype | None) -> Tensor:
+        z_NC = forward_ad.unpack_dual(self.logits).primal.movedim(self.class_dim, -1).to(dtype)
+        collapsed_N: Tensor = (z_NC - z_NC.amax(-1, keepdim=True)).exp().sum(-1) == 1
+        return collapsed_N.flatten() if self.counted is None else collapsed_N[self.counted]
 
     def losses(self) -> Tensor | None:
         """Cross-entropy of the samples that count, in nats, ``[N]``; None where the loss names no classes."""

@@ -60,6 +60,9 @@ class Reading(NamedTuple):
     """Cross-entropy of them before the step, on average, in nats; None where the loss names no classes."""
     loss_max: float | None = None
     """That of the sample which has most: near ``samples * loss``, one of them has all of it."""
+    collapse: float | None = None
+    """Share of them whose softmax sum is exactly 1, where the loss takes it in half precision; a collapse monitor tells
+    more, and of any dtype."""
     inputs: int | None = None
     """How many inputs the model was given, where it is given floats; also known where ``r`` is a prediction."""
     input_norm: float | None = None

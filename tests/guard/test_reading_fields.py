@@ -341,3 +341,32 @@ def test_what_a_user_counts_is_not_asked_for_the_inputs(batch):
             assert guard.last.step < 39  # so the last step was not watched
             guard.detach()
     assert found[0] == found[1]
+
+
+IN_HALF = {
+    "float16": lambda z, y: F.cross_entropy(z.half(), y),
+    "bfloat16, by log_softmax": lambda z, y: F.nll_loss(F.log_softmax(z.bfloat16(), -1), y),
+}
+
+
+@pytest.mark.parametrize("name", IN_HALF)
+@pytest.mark.parametrize("screen", [False, True])
+def test_collapse_in_half_precision_is_seen_without_a_monitor(name, screen):
+    model = nn.Linear(12, 5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    x, y = torch.randn(40, 12), torch.randint(0, 5, (40,))
+    with torch.no_grad():
+        model.weight *= 30
+    dtype = torch.float16 if "float16" == name else torch.bfloat16
+    with stepguard.attach(model, optimizer, action="observe", cadence="every", screen=screen, strict=True) as guard:
+        for _ in range(4):
+            with torch.no_grad():
+                expected = stepguard.softmax_collapse(model(x).to(dtype)).collapsed_N.double().mean().item()
+            optimizer.zero_grad()
+            IN_HALF[name](model(x), y).backward()
+            optimizer.step()
+    assert 0.2 < expected < 1 and guard.last.collapse == pytest.approx(expected, abs=1 / 40)
+    with stepguard.attach(model, optimizer, strict=True) as guard, torch.autocast("cpu", dtype=torch.bfloat16):
+        F.cross_entropy(model(x), y).backward()  # which autocast takes in float32
+        optimizer.step()
+    assert guard.last.r >= 0 and guard.last.collapse is None

@@ -84,7 +84,17 @@ MODES = {
     "drive": {"action": "drive"},
 }
 NOT_IN_SCALARS = ["estimator", "why", "gradient_norm", "weight_norm", "r_median", "samples"]
-NOT_IN_SCALARS += ["loss", "loss_max", "inputs", "input_norm", "input_norm_max", "lrs", "lr_before", "tau_before"]
+NOT_IN_SCALARS += [
+    "loss",
+    "loss_max",
+    "collapse",
+    "inputs",
+    "input_norm",
+    "input_norm_max",
+    "lrs",
+    "lr_before",
+    "tau_before",
+]
 
 
 @pytest.mark.filterwarnings("ignore:stepguard. step .* was not")
