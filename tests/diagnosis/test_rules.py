@@ -185,6 +185,13 @@ def test_half_precision_collapses_and_float32_by_few_samples_does_not():
     assert (found.cause, found.step) == ("softmax collapse", 60)
 
 
+def test_half_precision_is_seen_by_the_guard_where_there_is_no_monitor():
+    run = run_of(lambda now, v: {"collapse": max(0.0, (now - 70) / 100)})
+    found = diagnose(run)
+    assert (found.cause, found.step) == ("softmax collapse", 72)
+    assert "in half precision for 2.0% of the samples, at step 99 for 29.0%" in found.main.evidence[0]
+
+
 def test_a_collapse_that_weights_brought_about_is_theirs():
     run = run_of(times(AT, 40, "weight_norm"))
     for step in range(0, 100, 10):
