@@ -44,8 +44,8 @@ def collapsed(run: Run) -> Collapsed | None:
     step, share, first, worst = looks.step, looks.share, int(beyond[0]), int(np.argmax(looks.share))
     half = any(name in looks.dtype for name in _HALF)
     said = (
-        f"at step {step[first]:.0f} the sum of the softmax was exactly 1 in {looks.dtype} for {share[first]:.1%} of the "
-        f"samples, at step {step[worst]:.0f} for {share[worst]:.1%}: those samples teach nothing any more"
+        f"at step {step[first]:.0f} the sum of the softmax was exactly 1 in {looks.dtype} for {share[first]:.1%} of "
+        f"the samples, at step {step[worst]:.0f} for {share[worst]:.1%}: those samples teach nothing any more"
     )
     return Collapsed(
         step=int(step[first]),
