@@ -16,6 +16,8 @@ _WHY: tuple[Why | None, ...] = (None, *get_args(Why))
 """From what matters least on."""
 _NEXT_TO_NOTHING = 0.01
 """Share of a step's time that watching may take where it need not be; then none comes as a surprise."""
+_EVERY = 8
+"""Steps from one look at that to the next."""
 
 
 class Pacing:
@@ -33,10 +35,11 @@ class Pacing:
     def __init__(self, settings: Settings, optimizer: Optimizer, ranks: Ranks):
         self._optimizer, self._ranks, self._every = optimizer, ranks, settings.every
         self._trigger = Trigger(settings.target, settings.budget) if settings.triggered else None
-        self._watching = Budget(_NEXT_TO_NOTHING, 1)
+        self._watching, self._watches_all = Budget(_NEXT_TO_NOTHING, 1), False
         self.rates: list[float] = []
         self._norms: list[float] = []
         self._r = self._tau = 0.0
+        self._unread = 0
 
     def looks_at(self, step: int) -> bool:
         """Whether what the optimizer does in this step is looked at."""
@@ -53,7 +56,7 @@ class Pacing:
         if len(grown) != len(self._norms):
             return True
         norms = [max(g, 1.0) * n for g, n in zip(grown, self._norms, strict=True)]
-        return self._watching.beside <= _NEXT_TO_NOTHING or self._trigger.worth_watching(step, norms)
+        return self._watches_all or self._trigger.worth_watching(step, norms)
 
     def why(self, step: int, norms: Sequence[float] | None, unwatched: bool) -> tuple[Why | None, bool]:
         """Why this step must be measured, on any rank, None if it need not be; and whether it came unwatched to any.
@@ -106,12 +109,16 @@ class Pacing:
         """A step was watched, which took this time."""
         if self._trigger:
             self._watching.reading(seconds)
+            self._watches_all = self._watching.beside <= _NEXT_TO_NOTHING
 
     def unread(self, seconds: float) -> None:
         """A step was not measured, and took this time as a whole."""
         if self._trigger:
             self._trigger.budget.plain_step(seconds)
             self._watching.plain_step(seconds)
+            self._unread += 1
+            if self._unread % _EVERY == 0:  # it takes longer to find out than to watch
+                self._watches_all = self._watching.beside <= _NEXT_TO_NOTHING
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to measure the same steps."""
@@ -133,6 +140,7 @@ class Pacing:
             self._trigger.load_state_dict(state["trigger"])
         if "watching" in state:
             self._watching.load_state_dict(state["watching"])
+            self._watches_all = self._watching.beside <= _NEXT_TO_NOTHING
         self._norms, self.rates, self._r, self._tau = (state[name] for name in ("norms", "rates", "r", "tau"))
 
     def _rates_now(self) -> list[float]:

@@ -3,10 +3,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from stepguard.probe.structure import leaves
 
 _KEPT = 8
 """Calls whose inputs are kept up to the step: what is run for no step must not keep all of its batches."""
@@ -26,15 +28,16 @@ class Inputs:
     def __init__(self) -> None:
         self._given: deque[list[Tensor]] = deque(maxlen=_KEPT)
 
-    def add(self, module: nn.Module, tensors: Iterable[Tensor]) -> None:
+    def add(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A module is called with these; what is no data of floats, or comes of parameters, says nothing.
 
         Not if it is evaluated, perhaps over a whole data set.
         """
-        known = (
-            [t for t in tensors if t.grad_fn is None and t.ndim and t.is_floating_point()] if module.training else []
-        )
-        if known:
+        if not module.training:
+            return
+        plain = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
+        given = args if plain else leaves(args, Tensor) + leaves(kwargs, Tensor)
+        if known := [t for t in given if t.grad_fn is None and t.ndim and t.is_floating_point()]:
             self._given.append(known)
 
     def take(self) -> list[Tensor]:

@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -246,8 +246,8 @@ class Watch(TorchFunctionMode):
             with self._at_own_cost():
                 self._begin()
         if not self._watching:
-            with self._at_own_cost():
-                self._given.add(module, leaves(args, Tensor) + leaves(kwargs, Tensor))
+            with torch._C.DisableTorchFunction(), suppress(Exception):
+                self._given.add(module, args, kwargs)
             return
         outer = self._here.entered
         # A call by which a strategy only redirects to training_step is none: it puts another forward there meanwhile.
@@ -263,7 +263,7 @@ class Watch(TorchFunctionMode):
             self._forwards += torch.is_grad_enabled()
             self._hooks.called.add(module)
             given = leaves(args, Tensor) + leaves(kwargs, Tensor)
-            self._given.add(module, given)
+            self._given.add(module, args, kwargs)
             call: ModuleCall | UntraceableError
             try:
                 call = ModuleCall(
