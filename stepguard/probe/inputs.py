@@ -1,6 +1,7 @@
 # shape suffixes: N = inputs of a batch
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from stepguard.probe.structure import leaves
 
 _KEPT = 8
-"""Calls whose inputs are kept up to the step: what is run for no step must not keep all of its batches."""
+"""Calls whose inputs are remembered up to the step."""
 
 
 class InputSizes(NamedTuple):
@@ -23,10 +24,15 @@ class InputSizes(NamedTuple):
 
 
 class Inputs:
-    """What a model is given in a step, also in one that is not watched: to remember a batch costs next to nothing."""
+    """What a model is given in a step, also in one that is not watched: to remember a batch costs next to nothing.
+
+    The last batch is kept, those before it only as long as training itself has them: what is run for no step at all, or
+    for another optimizer's, must not pile up.
+    """
 
     def __init__(self) -> None:
-        self._given: deque[list[Tensor]] = deque(maxlen=_KEPT)
+        self._earlier: deque[list[weakref.ref[Tensor]]] = deque(maxlen=_KEPT - 1)
+        self._last: list[Tensor] = []
 
     def add(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A module is called with these; what is no data of floats, or comes of parameters, says nothing.
@@ -38,12 +44,15 @@ class Inputs:
         plain = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
         given = args if plain else leaves(args, Tensor) + leaves(kwargs, Tensor)
         if known := [t for t in given if t.grad_fn is None and t.ndim and t.is_floating_point()]:
-            self._given.append(known)
+            if self._last:
+                self._earlier.append([weakref.ref(t) for t in self._last])
+            self._last = known
 
     def take(self) -> list[Tensor]:
-        """All of the last calls; forgotten here."""
-        found = [t for given in self._given for t in given]
-        self._given.clear()
+        """All that are still there; forgotten here."""
+        earlier = [t for given in self._earlier for ref in given if (t := ref()) is not None]
+        found, self._last = earlier + self._last, []
+        self._earlier.clear()
         return found
 
 

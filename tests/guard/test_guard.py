@@ -344,13 +344,13 @@ def test_no_batch_outlives_its_step():
         step(model, optimizer, (x, torch.zeros(4, dtype=torch.long)))
         del x
         assert alive() is None
-        for mode, calls in (model.eval, 1), (model.train, 9):
+        for mode, calls in (model.eval, 1), (model.train, 2):
             mode()
             forgotten = torch.randn(4, 12)
             alive = weakref.ref(forgotten)
             model(forgotten)  # under grad, never used for a loss
             del forgotten
-            for _ in range(1, calls):  # of inputs, not of what came of them, the last eight are there up to the step
+            for _ in range(1, calls):  # the last batch, not what came of it, is there up to the step
                 model(torch.randn(4, 12))
             assert alive() is None
 

@@ -225,8 +225,9 @@ def test_inputs_are_measured_whether_or_not_a_step_is_watched(accumulated, batch
             given = x.clone()
             given[2] *= 1e4 if step == 39 else 1.0
             optimizer.zero_grad()
-            for part in (slice(0, 3), slice(3, 6)) if accumulated else [slice(0, 6)]:
-                F.cross_entropy(model(given[part]), y[part]).backward()
+            parts = list(zip(given.split(3), y.split(3), strict=True)) if accumulated else [(given, y)]
+            for some_x, some_y in parts:
+                F.cross_entropy(model(some_x), some_y).backward()
             optimizer.step()
     norms = given.norm(dim=1).sort().values
     assert guard.last.step == 39 and guard.last.estimator == "prediction" and guard.last.inputs == 6
