@@ -125,7 +125,7 @@ class Pacing:
         trigger, watching = self._trigger and self._trigger.state_dict(), self._watching.state_dict()
         return {
             "trigger": trigger,
-            "watching": watching,
+            "budget": watching,
             "norms": self._norms,
             "rates": self.rates,
             "r": self._r,
@@ -138,8 +138,8 @@ class Pacing:
             return
         if self._trigger and state["trigger"]:
             self._trigger.load_state_dict(state["trigger"])
-        if "watching" in state:
-            self._watching.load_state_dict(state["watching"])
+        if "budget" in state:
+            self._watching.load_state_dict(state["budget"])
             self._watches_all = self._watching.beside <= _NEXT_TO_NOTHING
         self._norms, self.rates, self._r, self._tau = (state[name] for name in ("norms", "rates", "r", "tau"))
 
