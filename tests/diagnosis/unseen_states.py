@@ -1,0 +1,82 @@
+"""What an unseen run carries from step to step: momentum, weights, moments; and softmax in half precision."""
+
+from functools import partial
+
+import torch
+from aside_scenario import of, trained
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, NAdam, RAdam, RMSprop
+from unseen_faults import in_kind, on, options, weights
+from unseen_nets import BagOfWords, MixerBlock, Patches, Recurrent, TwoTowers, logistic, papers, rows, wine
+
+MOMENTUM = {
+    "Nesterov at 0.995 in a mixer": trained(
+        *("momentum build-up", 0, 60),
+        **dict(data=rows, net=partial(Patches, MixerBlock), steps=140, clip=1.0),
+        optimizer=of(SGD, lr=0.1, momentum=0.995, nesterov=True),
+    ),
+    "RMSprop with momentum 0.99": trained(
+        *("momentum build-up", 0, 80),
+        **dict(data=papers, net=BagOfWords, optimizer=of(RMSprop, lr=1e-3, momentum=0.99), steps=150, batch=32),
+        **dict(action="clamp", monitor=20),
+    ),
+    "momentum from 0.9 to 0.99 in a GRU, gradients of two batches": trained(
+        *("momentum build-up", 60, 80),
+        **dict(data=rows, net=Recurrent, optimizer=of(SGD, lr=0.1, momentum=0.9), steps=160, batch=48, accumulate=2),
+        fault=on(60, options(momentum=0.99)),
+    ),
+}
+
+WEIGHTS = {
+    "the table of words comes back 60 times as large": trained(
+        *("weight blow-up", 160, 1),
+        **dict(data=papers, net=BagOfWords, optimizer=of(SGD, lr=0.5, momentum=0.8), steps=220, batch=64),
+        **dict(resume_at=160, resume=weights(60, "words")),
+    ),
+    "the head of an LSTM grows by eight percent a step": trained(
+        *("weight blow-up", 100, 50),
+        **dict(data=rows, net=partial(Recurrent, nn.LSTM), optimizer=of(RAdam, lr=3e-3), steps=170, batch=128),
+        **dict(fault=on(range(100, 170), weights(1.08, "head")), monitor=10),
+    ),
+    "the blocks of a patch transformer are 12 times as large": trained(
+        *("weight blow-up", 120, 1),
+        **dict(data=rows, net=Patches, optimizer=of(AdamW, lr=2e-3), steps=170, action="clamp"),
+        fault=on(120, weights(12, "blocks")),
+    ),
+}
+
+
+def moments_of_others(t):
+    """The head's moments are 100 times too small, as those of a layer that learns less."""
+    for name, parameter in t.model.named_parameters():
+        if name.startswith("head"):
+            t.optimizer.state[parameter]["exp_avg_sq"] *= 1e-4
+
+
+MOMENTS = {
+    "the second moments of the head are those of another layer": trained(
+        *("optimizer state", 110, 3),
+        **dict(data=rows, net=Recurrent, optimizer=of(NAdam, lr=3e-3), steps=160),
+        **dict(resume_at=110, resume=moments_of_others),
+    ),
+}
+
+SOFTMAX = {
+    "logistic regression on wine, the logits in float16": trained(
+        *("softmax collapse", 0, 280, False),
+        **dict(data=wine, net=partial(logistic, 13, 3), optimizer=of(Adam, lr=0.02), steps=300, batch=89, monitor=10),
+        loss=in_kind(torch.float16),
+    ),
+    "clear texts, the loss in bfloat16": trained(
+        *("softmax collapse", 0, 250, False),
+        **dict(data=partial(papers, 0.8), net=BagOfWords, optimizer=of(AdamW, lr=3e-3), steps=260, batch=64),
+        **dict(loss=in_kind(torch.bfloat16), monitor=5, action="clamp"),
+    ),
+    "a mixer whose logits are rounded to float16": trained(
+        *("softmax collapse", 0, 290, False),
+        **dict(data=rows, net=partial(Patches, MixerBlock), optimizer=of(NAdam, lr=1e-3), steps=300, batch=64),
+        **dict(loss=in_kind(torch.float16), monitor=10),
+    ),
+}
+
+__all__ = ["MOMENTS", "MOMENTUM", "SOFTMAX", "TwoTowers", "WEIGHTS"]
