@@ -35,7 +35,7 @@ def flipped(y):
 LABELS = {
     "six batches with the classes in the opposite order": trained(
         *("label noise", 200, 5),
-        **dict(data=rows, net=Patches, optimizer=of(AdamW, lr=6e-3), steps=250),
+        **dict(data=rows, net=Patches, optimizer=of(AdamW, lr=2e-3), steps=250),
         fault=on(range(200, 206), labels(nine_minus)),
     ),
     "seven in ten labels of twelve batches are those of other texts": trained(
@@ -46,7 +46,7 @@ LABELS = {
     "yes and no are confused for four batches": trained(
         *("label noise", 150, 3),
         **dict(data=tumours, net=partial(logistic, 30, 2), batch=128, steps=200, clip=2.0, target=0.5),
-        **dict(optimizer=of(SGD, lr=0.1, momentum=0.9, nesterov=True), fault=on(range(150, 154), labels(flipped))),
+        **dict(optimizer=of(SGD, lr=0.02, momentum=0.9, nesterov=True), fault=on(range(150, 154), labels(flipped))),
     ),
 }
 
@@ -57,14 +57,15 @@ def a_word_often(x):
 
 OUTLIERS = {
     "one row in other units, 80 times as large, of the wrong class": trained(
-        *("outlier sample", 140, 0),
-        **dict(data=tumours, net=partial(logistic, 30, 2), optimizer=of(SGD, lr=0.1), steps=190, batch=64),
-        fault=on(140, sample(lambda x: -80 * x)),
+        *("outlier sample", 141, 0),
+        **dict(data=tumours, net=partial(logistic, 30, 2), optimizer=of(SGD, lr=0.05), steps=190, batch=64),
+        fault=on(141, sample(lambda x: -80 * x)),
     ),
     "a text that says one word 2000 times": trained(
         *("outlier sample", 90, 0),
         **dict(data=counts, net=partial(logistic, 300, 6), optimizer=of(RAdam, lr=5e-3), steps=150, batch=128),
         **dict(fault=on(90, sample(a_word_often, lambda y: (y + 1) % 6)), action="clamp", monitor=15),
+        cadence="every",
     ),
     "one image 300 times as bright, two tasks": trained(
         *("outlier sample", 110, 0),
@@ -108,7 +109,7 @@ NOT_FINITE = {
     ),
     "a root at zero: the loss is finite, its gradient is not": trained(
         *("not finite", 100, 0),
-        **dict(data=rows, net=partial(Patches, MixerBlock), optimizer=of(NAdam, lr=1e-3), steps=150, action="clamp"),
+        **dict(data=rows, net=partial(Patches, MixerBlock), optimizer=of(NAdam, lr=5e-4), steps=150, action="clamp"),
         fault=usual_again(100, with_distance_from_itself),
     ),
     "an empty image divided by its deviation, an LSTM": trained(
@@ -119,15 +120,16 @@ NOT_FINITE = {
 }
 
 OTHERS = {
-    "pixels from 0 to 255 for a batch, two tasks": trained(
+    "a batch of tumours in millimetres": trained(
         *("unusual batch", 130, 0),
-        **dict(data=two_tasks, net=TwoHeads, loss=both, optimizer=of(SGD, lr=0.05), steps=170, action="clamp"),
-        fault=on(130, inputs(lambda x: (6 * x + 5) * 16)),
+        **dict(data=tumours, net=partial(logistic, 30, 2), optimizer=of(RAdam, lr=0.01), steps=170, action="clamp"),
+        fault=on(130, inputs(lambda x: 20 * x + 60)),
     ),
     "three batches of counts that were summed over fifty texts": trained(
         *("unusual batch", 100, 1),
         **dict(data=counts, net=partial(logistic, 300, 6), optimizer=of(Adam, lr=3e-3), steps=150, batch=64),
         fault=on(range(100, 103), inputs(lambda x: 50 * x)),
+        cadence="every",
     ),
     "wine in batches of 59: one sample is left": trained(
         *("smaller batch", 3, 24),

@@ -29,7 +29,7 @@ def decayed_or_not(model):
     """No decay on norms and biases, as is usual."""
     flat = [p for p in model.parameters() if p.ndim < 2]
     return AdamW([{"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
-                  {"params": flat, "weight_decay": 0.0}], lr=3e-3)  # fmt: skip
+                  {"params": flat, "weight_decay": 0.0}], lr=2e-3)  # fmt: skip
 
 
 def head_first(model):
@@ -45,7 +45,7 @@ HEALTHY = {
     "a GRU under OneCycle": trained(
         *FINE,
         **dict(data=rows, net=Recurrent, optimizer=of(NAdam, lr=1e-3), steps=250),
-        schedule=partial(OneCycleLR, max_lr=5e-3, total_steps=251),
+        schedule=partial(OneCycleLR, max_lr=2.5e-3, total_steps=251),
     ),
     "two towers that learn their temperature": trained(
         *FINE,

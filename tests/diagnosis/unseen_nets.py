@@ -111,7 +111,7 @@ class AttentionBlock(nn.Module):
 class Patches(nn.Module):
     """An image as sixteen patches of two by two, through blocks that mix them."""
 
-    def __init__(self, block=AttentionBlock, width=24, depth=2):
+    def __init__(self, block=AttentionBlock, width=24, depth=1):
         super().__init__()
         self.embed, self.where = nn.Linear(4, width), nn.Parameter(torch.randn(16, width) / 5)
         self.blocks = nn.Sequential(*(block(16, width) for _ in range(depth)))

@@ -27,7 +27,7 @@ JUMPS = {
     ),
     "a step of the schedule multiplies by ten instead of a tenth": trained(
         *("learning rate jump", 120, 12),
-        **dict(data=rows, net=Patches, optimizer=of(AdamW, lr=3e-3, weight_decay=0.05), steps=170, clip=1.0),
+        **dict(data=rows, net=Patches, optimizer=of(AdamW, lr=2e-3, weight_decay=0.05), steps=170, clip=1.0),
         **dict(schedule=partial(StepLR, step_size=120, gamma=10.0), action="clamp"),
     ),
     "for one step the embedding has 3000 times its rate": trained(
@@ -43,10 +43,10 @@ RAMPS = {
         **dict(data=rows, net=partial(Patches, MixerBlock), optimizer=of(AdamW, lr=1e-5), steps=200),
         schedule=by(lambda step: 10 ** (5 * step / 200)),
     ),
-    "a triangle of the rate that goes up to 30": trained(
+    "a triangle of the rate that goes up to 6": trained(
         *("learning rate ramp", 0, 150),
         **dict(data=tumours, net=partial(logistic, 30, 2), optimizer=of(SGD, lr=0.01), steps=200, batch=48),
-        schedule=partial(CyclicLR, base_lr=0.01, max_lr=30.0, step_size_up=150, cycle_momentum=False),
+        schedule=partial(CyclicLR, base_lr=0.01, max_lr=6.0, step_size_up=150, cycle_momentum=False),
         **dict(action="clamp", monitor=20),
     ),
     "a warm-up that nobody ends, from step 80 on": trained(
@@ -59,19 +59,19 @@ RAMPS = {
 RESTARTS = {
     "a cosine begins anew at its full height, in a patch transformer": trained(
         *("warm restart", 100, 15),
-        **dict(data=rows, net=Patches, optimizer=of(AdamW, lr=0.02), steps=160, batch=128),
+        **dict(data=rows, net=Patches, optimizer=of(AdamW, lr=8e-3), steps=160),
         schedule=partial(CosineAnnealingWarmRestarts, T_0=100),
     ),
     "the checkpoint of a GRU has no state of its optimizer": trained(
         *("warm restart", 150, 4),
-        **dict(data=rows, net=partial(Recurrent, nn.GRU), optimizer=of(AdamW, lr=0.02), steps=200, action="clamp"),
-        **dict(resume_at=150, resume=optimizer_anew(of(AdamW, lr=0.02))),
+        **dict(data=rows, net=partial(Recurrent, nn.GRU), optimizer=of(AdamW, lr=5e-3), steps=200, action="clamp"),
+        **dict(resume_at=150, resume=optimizer_anew(of(AdamW, lr=5e-3))),
     ),
     "a resume without its schedule: the rate is that of the first step": trained(
         *("warm restart", 300, 15),
         **dict(data=papers, net=BagOfWords, steps=360, batch=64, clip=5.0, monitor=30),
-        **dict(optimizer=of(SGD, lr=0.8, momentum=0.9, nesterov=True)),
-        **dict(schedule=partial(CosineAnnealingLR, T_max=320), resume_at=300, resume=schedule_gone(0.8)),
+        **dict(optimizer=of(NAdam, lr=0.01)),
+        **dict(schedule=partial(CosineAnnealingLR, T_max=320), resume_at=300, resume=schedule_gone(0.01)),
     ),
 }
 

@@ -35,12 +35,12 @@ WEIGHTS = {
     ),
     "the head of an LSTM grows by eight percent a step": trained(
         *("weight blow-up", 100, 50),
-        **dict(data=rows, net=partial(Recurrent, nn.LSTM), optimizer=of(RAdam, lr=3e-3), steps=170, batch=128),
+        **dict(data=rows, net=partial(Recurrent, nn.LSTM), optimizer=of(NAdam, lr=2e-3), steps=170, batch=128),
         **dict(fault=on(range(100, 170), weights(1.08, "head")), monitor=10),
     ),
     "the blocks of a patch transformer are 12 times as large": trained(
         *("weight blow-up", 120, 1),
-        **dict(data=rows, net=Patches, optimizer=of(AdamW, lr=2e-3), steps=170, action="clamp"),
+        **dict(data=rows, net=Patches, optimizer=of(AdamW, lr=1e-3), steps=170, action="clamp"),
         fault=on(120, weights(12, "blocks")),
     ),
 }
@@ -56,7 +56,7 @@ def moments_of_others(t):
 MOMENTS = {
     "the second moments of the head are those of another layer": trained(
         *("optimizer state", 110, 3),
-        **dict(data=rows, net=Recurrent, optimizer=of(NAdam, lr=3e-3), steps=160),
+        **dict(data=rows, net=Recurrent, optimizer=of(NAdam, lr=1.5e-3), steps=160),
         **dict(resume_at=110, resume=moments_of_others),
     ),
 }
@@ -74,7 +74,7 @@ SOFTMAX = {
     ),
     "a mixer whose logits are rounded to float16": trained(
         *("softmax collapse", 0, 290, False),
-        **dict(data=rows, net=partial(Patches, MixerBlock), optimizer=of(NAdam, lr=1e-3), steps=300, batch=64),
+        **dict(data=rows, net=partial(Patches, MixerBlock), optimizer=of(AdamW, lr=2e-3), steps=300, batch=64),
         **dict(loss=in_kind(torch.float16), monitor=10),
     ),
 }
