@@ -46,7 +46,7 @@ LABELS = {
     "yes and no are confused for four batches": trained(
         *("label noise", 150, 3),
         **dict(data=tumours, net=partial(logistic, 30, 2), batch=128, steps=200, clip=2.0, target=0.5),
-        **dict(optimizer=of(SGD, lr=0.02, momentum=0.9, nesterov=True), fault=on(range(150, 154), labels(flipped))),
+        **dict(optimizer=of(SGD, lr=0.012, momentum=0.9, nesterov=True), fault=on(range(150, 154), labels(flipped))),
     ),
 }
 
@@ -56,10 +56,10 @@ def a_word_often(x):
 
 
 OUTLIERS = {
-    "one row in other units, 80 times as large, of the wrong class": trained(
+    "one row in other units, 200 times as large, of the wrong class": trained(
         *("outlier sample", 141, 0),
         **dict(data=tumours, net=partial(logistic, 30, 2), optimizer=of(SGD, lr=0.05), steps=190, batch=64),
-        fault=on(141, sample(lambda x: -80 * x)),
+        fault=on(141, sample(lambda x: -200 * x)),
     ),
     "a text that says one word 2000 times": trained(
         *("outlier sample", 90, 0),
@@ -122,7 +122,8 @@ NOT_FINITE = {
 OTHERS = {
     "a batch of tumours in millimetres": trained(
         *("unusual batch", 130, 0),
-        **dict(data=tumours, net=partial(logistic, 30, 2), optimizer=of(RAdam, lr=0.01), steps=170, action="clamp"),
+        **dict(data=tumours, net=partial(logistic, 30, 2), optimizer=of(SGD, lr=0.01, momentum=0.9)),
+        **dict(steps=170, action="clamp"),
         fault=on(130, inputs(lambda x: 20 * x + 60)),
     ),
     "three batches of counts that were summed over fifty texts": trained(

@@ -58,20 +58,20 @@ RAMPS = {
 
 RESTARTS = {
     "a cosine begins anew at its full height, in a patch transformer": trained(
-        *("warm restart", 100, 15),
-        **dict(data=rows, net=Patches, optimizer=of(AdamW, lr=8e-3), steps=160),
-        schedule=partial(CosineAnnealingWarmRestarts, T_0=100),
+        *("warm restart", 150, 15),
+        **dict(data=rows, net=Patches, optimizer=of(AdamW, lr=6e-3), steps=200),
+        schedule=partial(CosineAnnealingWarmRestarts, T_0=150),
     ),
     "the checkpoint of a GRU has no state of its optimizer": trained(
         *("warm restart", 150, 4),
-        **dict(data=rows, net=partial(Recurrent, nn.GRU), optimizer=of(AdamW, lr=5e-3), steps=200, action="clamp"),
-        **dict(resume_at=150, resume=optimizer_anew(of(AdamW, lr=5e-3))),
+        **dict(data=rows, net=partial(Recurrent, nn.GRU), optimizer=of(AdamW, lr=6e-3), steps=200, batch=128),
+        **dict(resume_at=150, resume=optimizer_anew(of(AdamW, lr=6e-3)), action="clamp"),
     ),
     "a resume without its schedule: the rate is that of the first step": trained(
-        *("warm restart", 300, 15),
-        **dict(data=papers, net=BagOfWords, steps=360, batch=64, clip=5.0, monitor=30),
-        **dict(optimizer=of(NAdam, lr=0.01)),
-        **dict(schedule=partial(CosineAnnealingLR, T_max=320), resume_at=300, resume=schedule_gone(0.01)),
+        *("warm restart", 300, 30),
+        **dict(data=papers, net=BagOfWords, steps=360, batch=32, clip=5.0, monitor=30),
+        **dict(optimizer=of(NAdam, lr=0.013, betas=(0.9, 0.95))),
+        **dict(schedule=partial(CosineAnnealingLR, T_max=320), resume_at=300, resume=schedule_gone(0.013)),
     ),
 }
 
