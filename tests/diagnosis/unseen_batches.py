@@ -43,10 +43,10 @@ LABELS = {
         **dict(data=papers, net=BagOfWords, optimizer=of(SGD, lr=0.3, momentum=0.9), steps=320, batch=32),
         **dict(fault=on(range(250, 262), labels(shuffled, 0.7)), action="clamp", monitor=25),
     ),
-    "yes and no are confused for four batches": trained(
-        *("label noise", 150, 3),
+    "yes and no are confused for eight batches": trained(
+        *("label noise", 150, 7),
         **dict(data=tumours, net=partial(logistic, 30, 2), batch=128, steps=200, clip=2.0, target=0.5),
-        **dict(optimizer=of(SGD, lr=0.012, momentum=0.9, nesterov=True), fault=on(range(150, 154), labels(flipped))),
+        **dict(optimizer=of(SGD, lr=0.012, momentum=0.9, nesterov=True), fault=on(range(150, 158), labels(flipped))),
     ),
 }
 

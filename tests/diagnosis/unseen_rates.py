@@ -58,14 +58,14 @@ RAMPS = {
 
 RESTARTS = {
     "a cosine begins anew at its full height, in a patch transformer": trained(
-        *("warm restart", 150, 15),
-        **dict(data=rows, net=Patches, optimizer=of(AdamW, lr=6e-3), steps=200),
+        *("warm restart", 150, 30),
+        **dict(data=rows, net=Patches, optimizer=of(AdamW, lr=8e-3), steps=200, batch=128),
         schedule=partial(CosineAnnealingWarmRestarts, T_0=150),
     ),
     "the checkpoint of a GRU has no state of its optimizer": trained(
         *("warm restart", 150, 4),
-        **dict(data=rows, net=partial(Recurrent, nn.GRU), optimizer=of(AdamW, lr=6e-3), steps=200, batch=128),
-        **dict(resume_at=150, resume=optimizer_anew(of(AdamW, lr=6e-3)), action="clamp"),
+        **dict(data=rows, net=partial(Recurrent, nn.GRU), optimizer=of(AdamW, lr=5e-3), steps=200, batch=128),
+        **dict(resume_at=150, resume=optimizer_anew(of(AdamW, lr=5e-3)), action="clamp"),
     ),
     "a resume without its schedule: the rate is that of the first step": trained(
         *("warm restart", 300, 30),
