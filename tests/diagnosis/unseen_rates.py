@@ -4,10 +4,9 @@ import math
 from functools import partial
 
 from aside_scenario import of, trained
-from torch import nn
 from torch.optim import SGD, Adagrad, AdamW, NAdam, RAdam
 from torch.optim.lr_scheduler import CosineAnnealingLR, CosineAnnealingWarmRestarts, CyclicLR, LambdaLR, StepLR
-from unseen_faults import matches, on, one_step, optimizer_anew, rates, schedule_gone
+from unseen_faults import matches, one_step, optimizer_anew, rates, schedule_gone
 from unseen_nets import BagOfWords, MixerBlock, Patches, Recurrent, TwoTowers, logistic, papers, rows, tumours
 
 
@@ -56,16 +55,18 @@ RAMPS = {
     ),
 }
 
+GRU_ADAM = of(AdamW, lr=5e-3, betas=(0.9, 0.98))
+
 RESTARTS = {
     "a cosine begins anew at its full height, in a patch transformer": trained(
         *("warm restart", 150, 30),
-        **dict(data=rows, net=Patches, optimizer=of(AdamW, lr=8e-3), steps=200, batch=128),
+        **dict(data=rows, net=Patches, optimizer=of(AdamW, lr=6e-3, betas=(0.9, 0.95)), steps=200, batch=128),
         schedule=partial(CosineAnnealingWarmRestarts, T_0=150),
     ),
     "the checkpoint of a GRU has no state of its optimizer": trained(
         *("warm restart", 150, 4),
-        **dict(data=rows, net=partial(Recurrent, nn.GRU), optimizer=of(AdamW, lr=5e-3), steps=200, batch=128),
-        **dict(resume_at=150, resume=optimizer_anew(of(AdamW, lr=5e-3)), action="clamp"),
+        **dict(data=rows, net=Recurrent, optimizer=GRU_ADAM, steps=200, batch=128),
+        **dict(resume_at=150, resume=optimizer_anew(GRU_ADAM), action="clamp"),
     ),
     "a resume without its schedule: the rate is that of the first step": trained(
         *("warm restart", 300, 30),
@@ -84,6 +85,3 @@ def hill(length, top=0.3):
         return (step + 1) / up if step < up else 0.5 * (1 + math.cos(math.pi * (step - up) / (length - up)))
 
     return by(rule)
-
-
-__all__ = ["JUMPS", "RAMPS", "RESTARTS", "hill", "on"]

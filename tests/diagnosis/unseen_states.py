@@ -5,9 +5,21 @@ from functools import partial
 import torch
 from aside_scenario import of, trained
 from torch import nn
-from torch.optim import SGD, Adam, AdamW, NAdam, RAdam, RMSprop
-from unseen_faults import in_kind, matches, on, options, weights
-from unseen_nets import BagOfWords, MixerBlock, Patches, Recurrent, TwoTowers, logistic, papers, rows, wine
+from torch.optim import SGD, Adam, AdamW, NAdam, RMSprop
+from unseen_faults import both, in_kind, matches, on, options, weights
+from unseen_nets import (
+    BagOfWords,
+    MixerBlock,
+    Patches,
+    Recurrent,
+    TwoHeads,
+    TwoTowers,
+    logistic,
+    papers,
+    rows,
+    two_tasks,
+    wine,
+)
 
 MOMENTUM = {
     "Nesterov at 0.995 in a mixer": trained(
@@ -54,9 +66,9 @@ def in_half_precision(t):
 
 MOMENTS = {
     "second moments come back from float16": trained(
-        *("optimizer state", 110, 3),
-        **dict(data=rows, net=Recurrent, optimizer=of(NAdam, lr=1.5e-3), steps=160),
-        **dict(resume_at=110, resume=in_half_precision),
+        *("optimizer state", 150, 5),
+        **dict(data=two_tasks, net=TwoHeads, loss=both, optimizer=of(NAdam, lr=3e-3), steps=200, batch=128),
+        **dict(resume_at=150, resume=in_half_precision),
     ),
 }
 
@@ -72,10 +84,8 @@ SOFTMAX = {
         **dict(loss=in_kind(torch.bfloat16), monitor=5, action="clamp"),
     ),
     "two towers, all pairs compared in bfloat16": trained(
-        *("softmax collapse", 0, 240, False),
-        **dict(data=rows, net=partial(TwoTowers, scale=20.0), optimizer=of(AdamW, lr=6e-4), steps=250, batch=32),
+        *("softmax collapse", 0, 280, False),
+        **dict(data=rows, net=partial(TwoTowers, scale=28.0), optimizer=of(AdamW, lr=8e-4), steps=300, batch=32),
         **dict(loss=lambda z, y: matches(z.bfloat16(), y), monitor=10),
     ),
 }
-
-__all__ = ["MOMENTS", "MOMENTUM", "SOFTMAX", "TwoTowers", "WEIGHTS"]
