@@ -35,7 +35,7 @@ def flipped(y):
 LABELS = {
     "six batches with the classes in the opposite order": trained(
         *("label noise", 200, 5),
-        **dict(data=rows, net=Patches, optimizer=of(AdamW, lr=2e-3), steps=250),
+        **dict(data=rows, net=Patches, optimizer=of(AdamW, lr=2.6e-3), steps=250),
         fault=on(range(200, 206), labels(nine_minus)),
     ),
     "seven in ten labels of twelve batches are those of other texts": trained(
@@ -71,6 +71,7 @@ OUTLIERS = {
         *("outlier sample", 110, 0),
         **dict(data=two_tasks, net=TwoHeads, loss=both, optimizer=of(SGD, lr=0.03, momentum=0.9), steps=160, batch=32),
         fault=on(110, sample(lambda x: 300 * x)),
+        action="clamp",
     ),
 }
 
@@ -109,7 +110,7 @@ NOT_FINITE = {
     ),
     "a root at zero: the loss is finite, its gradient is not": trained(
         *("not finite", 100, 0),
-        **dict(data=rows, net=partial(Patches, MixerBlock), optimizer=of(NAdam, lr=5e-4), steps=150, action="clamp"),
+        **dict(data=rows, net=partial(Patches, MixerBlock), optimizer=of(NAdam, lr=1e-3), steps=150, action="clamp"),
         fault=usual_again(100, with_distance_from_itself),
     ),
     "an empty image divided by its deviation, an LSTM": trained(
@@ -134,7 +135,7 @@ OTHERS = {
     ),
     "wine in batches of 59: one sample is left": trained(
         *("smaller batch", 3, 24),
-        **dict(data=wine, net=partial(logistic, 13, 3), optimizer=of(SGD, lr=0.4), steps=80, batch=59),
+        **dict(data=wine, net=partial(logistic, 13, 3), optimizer=of(SGD, lr=0.4), steps=80, batch=59, action="clamp"),
         drop_last=False,
     ),
 }

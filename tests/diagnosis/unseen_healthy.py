@@ -2,12 +2,14 @@
 
 from functools import partial
 
+import torch
 from aside_scenario import of, trained
 from torch import nn
-from torch.optim import SGD, Adafactor, Adagrad, AdamW, NAdam, RAdam
+from torch.optim import SGD, Adafactor, Adagrad, AdamW, NAdam, RAdam, RMSprop
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 from unseen_faults import both, matches, on, rates, smoothed, weighted
 from unseen_nets import (
+    WORDS,
     BagOfWords,
     MixerBlock,
     Patches,
@@ -39,6 +41,12 @@ def head_first(model):
 
 def thaw(t):
     t.optimizer.param_groups[0]["lr"] = 1e-3
+
+
+def other_words(t):
+    """One word in five is another one: the loss goes up, and nothing is wrong."""
+    any_words = torch.randint(0, WORDS, t.x.shape, generator=t.generator)
+    t.x = torch.where(torch.rand(t.x.shape, generator=t.generator) < 0.2, any_words, t.x)
 
 
 HEALTHY = {
@@ -79,5 +87,14 @@ HEALTHY = {
         *FINE,
         **dict(data=rows, net=partial(Recurrent, nn.LSTM), optimizer=head_first, steps=250, fault=on(100, thaw)),
         action="clamp",
+    ),
+    "batches of four, an LSTM with RMSprop": trained(
+        *FINE,
+        **dict(data=rows, net=partial(Recurrent, nn.LSTM), optimizer=of(RMSprop, lr=1.5e-3), steps=400, batch=4),
+    ),
+    "texts that are less clear from the middle on": trained(
+        *FINE,
+        **dict(data=papers, net=BagOfWords, optimizer=of(AdamW, lr=2e-3), steps=300, batch=32, monitor=25),
+        **dict(fault=on(range(150, 300), other_words), action="clamp"),
     ),
 }

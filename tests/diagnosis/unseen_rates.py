@@ -22,7 +22,7 @@ JUMPS = {
     "two towers go on with a rate in other units, 40 times as large": trained(
         *("learning rate jump", 130, 2),
         **dict(data=rows, net=TwoTowers, loss=matches, optimizer=of(RAdam, lr=2e-3), steps=190, batch=96),
-        **dict(resume_at=130, resume=rates(40)),
+        **dict(resume_at=130, resume=rates(40), action="clamp"),
     ),
     "a step of the schedule multiplies by ten instead of a tenth": trained(
         *("learning rate jump", 120, 12),
@@ -61,6 +61,7 @@ RESTARTS = {
     "a cosine begins anew at its full height, in a patch transformer": trained(
         *("warm restart", 150, 30),
         **dict(data=rows, net=Patches, optimizer=of(AdamW, lr=6e-3, betas=(0.9, 0.95)), steps=200, batch=128),
+        action="clamp",
         schedule=partial(CosineAnnealingWarmRestarts, T_0=150),
     ),
     "the checkpoint of a GRU has no state of its optimizer": trained(

@@ -35,6 +35,7 @@ MOMENTUM = {
     "momentum from 0.9 to 0.99 in a GRU, gradients of two batches": trained(
         *("momentum build-up", 60, 80),
         **dict(data=rows, net=Recurrent, optimizer=of(SGD, lr=0.1, momentum=0.9), steps=160, batch=48, accumulate=2),
+        action="clamp",
         fault=on(60, options(momentum=0.99)),
     ),
 }
@@ -42,8 +43,8 @@ MOMENTUM = {
 WEIGHTS = {
     "the table of words comes back 60 times as large": trained(
         *("weight blow-up", 160, 1),
-        **dict(data=papers, net=BagOfWords, optimizer=of(SGD, lr=0.5, momentum=0.8), steps=220, batch=64),
-        **dict(resume_at=160, resume=weights(60, "words")),
+        **dict(data=papers, net=BagOfWords, optimizer=of(SGD, lr=0.4, momentum=0.8), steps=220, batch=64),
+        **dict(resume_at=160, resume=weights(60, "words"), action="clamp"),
     ),
     "the head of an LSTM grows by eight percent a step": trained(
         *("weight blow-up", 100, 60),
@@ -66,7 +67,7 @@ def in_half_precision(t):
 
 MOMENTS = {
     "second moments come back from float16": trained(
-        *("optimizer state", 150, 5),
+        *("optimizer state", 150, 10),
         **dict(data=two_tasks, net=TwoHeads, loss=both, optimizer=of(NAdam, lr=3e-3), steps=200, batch=128),
         **dict(resume_at=150, resume=in_half_precision),
     ),
@@ -85,7 +86,7 @@ SOFTMAX = {
     ),
     "two towers, all pairs compared in bfloat16": trained(
         *("softmax collapse", 0, 280, False),
-        **dict(data=rows, net=partial(TwoTowers, scale=28.0), optimizer=of(AdamW, lr=8e-4), steps=300, batch=32),
+        **dict(data=rows, net=partial(TwoTowers, scale=28.0), optimizer=of(AdamW, lr=5e-4), steps=300, batch=32),
         **dict(loss=lambda z, y: matches(z.bfloat16(), y), monitor=10),
     ),
 }
