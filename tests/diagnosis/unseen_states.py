@@ -85,8 +85,8 @@ SOFTMAX = {
         **dict(loss=in_kind(torch.bfloat16), monitor=5, action="clamp"),
     ),
     "two towers, all pairs compared in bfloat16": trained(
-        *("softmax collapse", 0, 280, False),
-        **dict(data=rows, net=partial(TwoTowers, scale=28.0), optimizer=of(AdamW, lr=5e-4), steps=300, batch=32),
+        *("softmax collapse", 0, 390, False),
+        **dict(data=rows, net=partial(TwoTowers, scale=28.0), optimizer=of(AdamW, lr=5e-4), steps=400, batch=32),
         **dict(loss=lambda z, y: matches(z.bfloat16(), y), monitor=10),
     ),
 }
