@@ -57,14 +57,14 @@ def found(scenario, seed):
     )
 
 
-def table(part="", seeds=5):
-    for name, scenario in ASIDE.items():
+def table(part="", seeds=5, runs=ASIDE):
+    for name, scenario in runs.items():
         if part not in name and part != scenario.cause:
             continue
-        runs = [found(scenario, seed) for seed in range(seeds)]
-        holds = sum(run.holds(scenario) for run in runs)
+        seen = [found(scenario, seed) for seed in range(seeds)]
+        holds = sum(run.holds(scenario) for run in seen)
         print(f"{name}\n    {scenario.cause}, at {scenario.step}, within {scenario.tolerance}; {holds} of {seeds}")
-        for run in runs:
+        for run in seen:
             collapse = "" if run.collapse is None else f"; collapse at {run.collapse}"
             print(
                 f"        first over {run.first}, r {run.r:.3g}, before {run.before:.3g}, "
