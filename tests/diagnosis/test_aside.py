@@ -1,8 +1,9 @@
-"""Runs that somebody else spoiled, in other models and by other means, most of them before the rules were written."""
+"""Runs that others spoiled, in other models and by other means; those of ``unseen`` after the rules were written."""
 
 import pytest
 from aside import ASIDE
 from aside_table import START_UP
+from unseen import UNSEEN
 
 from stepguard.diagnosis import diagnose
 from stepguard.records import read_runs
@@ -12,6 +13,8 @@ ALIKE = {
     ("warm restart", "optimizer state"): "likewise",
 }
 NOT_TOLD = {
+    "a triangle of the rate that goes up to 6": "r passes its target once in a while, by little",
+    "wine in batches of 59: one sample is left": "among the first steps, by little",
     "negative images, three batches": "their norm is that of others, so the labels are taken to be wrong",
     "a batch of nothing but one token": "tokens have no norm, so the labels are taken to be wrong",
     "Adam after a long stretch of padding, its second moment forgotten": "the gradient is larger as well",
@@ -19,11 +22,11 @@ NOT_TOLD = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ASIDE)
+@pytest.mark.parametrize("name", [*ASIDE, *UNSEEN])
 def test_step_and_cause_are_found_of_runs_kept_aside(name, tmp_path):
     if name in NOT_TOLD:
         pytest.xfail(NOT_TOLD[name])
-    scenario = ASIDE[name]
+    scenario = (ASIDE | UNSEEN)[name]
     scenario.run(tmp_path, 0)
     (run,) = read_runs(tmp_path)
     found = diagnose(run)

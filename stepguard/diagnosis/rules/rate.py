@@ -51,7 +51,8 @@ def _at_once(case: Case) -> _Rise | None:
     first = int(np.searchsorted(track.step, case.step - _LATER))
     lr, before = track.lr[first : case.at + 1], track.lr_before[first : case.at + 1]
     with np.errstate(invalid="ignore", divide="ignore"):
-        jumps = np.flatnonzero((lr >= _LEAST * before) & (case.now("lr") >= lr / _LEAST) & (before > 0))
+        held = (case.now("lr") >= lr / _LEAST) & (case.now("lr") <= _LEAST * lr)  # it has not gone on since
+        jumps = np.flatnonzero((lr >= _LEAST * before) & held & (before > 0))
     if not len(jumps):
         return None
     return _Rise(first + int(jumps[-1]), float(before[jumps[-1]]), float(lr[jumps[-1]]))
