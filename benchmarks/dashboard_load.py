@@ -44,9 +44,9 @@ def write(folder: Path, count: int) -> None:
             tau, scale, loss = draw.random(), min(1.0, 1 / r), draw.random()
             reading = Reading(
                 step, r, tau, tau / r, math.pi * r, scale, 0.003, 0.003 * scale, 1.0, "forward", draw.random() / 20,
-                "told", gradient_norm=draw.random(), weight_norm=10 + draw.random(), r_median=r / 3, samples=64, loss=loss,
-                loss_max=5 * loss, inputs=64, input_norm=3 + draw.random(), input_norm_max=6.5, lr_before=0.003,
-                tau_before=tau,
+                "told", gradient_norm=draw.random(), weight_norm=10 + draw.random(), r_median=r / 3, samples=64,
+                loss=loss, loss_max=5 * loss, inputs=64, input_norm=3 + draw.random(), input_norm_max=6.5,
+                lr_before=0.003, tau_before=tau,
             )  # fmt: skip
             line = {"kind": "reading", "time": 1.7e9 + step / 100, **reading.as_dict(), "by": "guard"}
             file.write(json.dumps(line) + "\n")

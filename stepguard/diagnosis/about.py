@@ -8,7 +8,7 @@ from stepguard.diagnosis.columns import column, last_known
 from stepguard.diagnosis.processes import Setting, changed_settings, guard_starts, resumed_at
 from stepguard.records import Run
 
-_TOLD = ("lr", "momentum", "nesterov", "betas", "beta", "alpha", "eps", "weight_decay", "rho")
+_TOLD = ("lr", "initial_lr", "momentum", "nesterov", "betas", "beta", "alpha", "eps", "weight_decay", "rho")
 """Settings of a parameter group that are worth a line."""
 
 
