@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from stepguard.diagnosis.rules.weights import changed_from_outside
 from stepguard.diagnosis.track import Track, track_of
 from stepguard.records import Culprit, Run
 
+_MANY = 500
+"""Stretches of steps, at the beginning and of the worst, that are looked into."""
 _SERIOUS = 2.0
 """Times its target from which on a step is more than a brief crossing."""
 _AT_THE_START = 10
@@ -49,7 +52,8 @@ def diagnose(run: Run) -> Diagnosis:
     """
     track = track_of(run)
     facts = about(run)
-    findings = [_finding(run, track, episode, facts) for episode in episodes_of(track)]
+    culprits = [culprit for event in run.events if (culprit := Culprit.of(event))]
+    findings = [_finding(track, episode, facts, culprits) for episode in _worth_a_look(track)]
     findings += [_of_burst(track, place, facts) for place in bursts(track)]
     late = collapsed(run)
     if late:
@@ -58,18 +62,27 @@ def diagnose(run: Run) -> Diagnosis:
     return Diagnosis(_main(findings), tuple(findings))
 
 
+def _worth_a_look(track: Track) -> list[Episode]:
+    """All of them, or of very many the first and the worst."""
+    episodes = episodes_of(track)
+    if len(episodes) <= 2 * _MANY:
+        return episodes
+    size = np.nan_to_num(track.r[[episode.worst for episode in episodes]], nan=np.inf)
+    kept = {*range(_MANY), *np.argsort(-size, kind="stable")[:_MANY].tolist()}
+    return [episodes[place] for place in sorted(kept)]
+
+
 def _case(track: Track, at: int, run: About) -> Case:
     step = track.step[at]
     starts = tuple(int(place) for place in np.searchsorted(track.step, run.resumed) if 0 < place < len(track))
     return Case(track, at, starts, run.hyper, tuple(change for change in run.changed if change.step <= step))
 
 
-def _finding(run: Run, track: Track, episode: Episode, facts: About) -> Finding:
+def _finding(track: Track, episode: Episode, facts: About, culprits: Sequence[Culprit]) -> Finding:
     case = _case(track, episode.first, facts)
     found = _why(case)
     first, last = int(track.step[episode.first]), int(track.step[episode.last])
-    culprits = [Culprit.of(event) for event in run.events if event.kind == "culprit" and first <= event.step <= last]
-    known = sorted((c for c in culprits if c), key=lambda culprit: -culprit.r)
+    within = (culprit for culprit in culprits if first <= culprit.step <= last)
     return Finding(
         cause=found.cause,
         step=first,
@@ -83,7 +96,7 @@ def _finding(run: Run, track: Track, episode: Episode, facts: About) -> Finding:
         certain=found.certain,
         factors=case.factors_since(found.began),
         evidence=found.evidence,
-        culprits=tuple(known),
+        culprits=tuple(sorted(within, key=lambda culprit: -culprit.r)),
     )
 
 

@@ -238,3 +238,14 @@ def test_something_from_outside_is_told_rather_than_what_grew_by_itself():
     found = diagnose(run)
     assert found.findings[0].cause == "growing sensitivity" and found.findings[0].serious
     assert (found.cause, found.step) == ("learning rate jump", 80)
+
+
+def test_of_very_many_stretches_the_first_and_the_worst_are_looked_into():
+    steps = 22_500
+    run = run_of(
+        lambda now, v: {"sensitivity": 12.0} if now % 22 == 10 else None,
+        at_step(22_010, sensitivity=90.0, input_norm_max=4000.0),
+        steps=steps,
+    )
+    found = diagnose(run)
+    assert 500 < len(found.findings) <= 1000 and (found.cause, found.step) == ("outlier sample", 22_010)
