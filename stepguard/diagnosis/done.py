@@ -11,6 +11,8 @@ from stepguard.records import Run
 _ABOUT_STEP = re.compile(r"at about step (\d+)")
 _LATE = 20
 """Steps that a crossing may come after it was forecast for."""
+_ABOUT = 1.05
+"""Times its target that a step may be made which is kept to it: a prediction may be a little off."""
 
 
 class Peak(NamedTuple):
@@ -56,6 +58,11 @@ class Done(NamedTuple):
     cures: tuple[tuple[int, int | None], ...]
     """From which step to which perpGrad was on; None where it was at the end."""
     forecasts: tuple[Forecast, ...]
+
+    def kept_to(self, target: float) -> bool:
+        """Whether steps were beyond the target, and none was made so."""
+        cut = self.shortened + self.withheld
+        return bool(cut and not self.let_through and self.made and self.made.r <= _ABOUT * target)
 
 
 def done(run: Run, track: Track) -> Done | None:

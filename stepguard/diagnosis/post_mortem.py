@@ -5,6 +5,7 @@ from typing import NamedTuple
 from stepguard.diagnosis.about import About, about
 from stepguard.diagnosis.advice import Advice, advice
 from stepguard.diagnosis.around import Measured, Zoom, measured_at, zoom
+from stepguard.diagnosis.causes import COLLAPSE, WEIGHTS
 from stepguard.diagnosis.cost import Cost, cost
 from stepguard.diagnosis.diagnose import diagnose
 from stepguard.diagnosis.done import Done, done
@@ -53,12 +54,19 @@ class PostMortem(NamedTuple):
     @property
     def cause(self) -> str:
         """Of what spoiled the run; "healthy" if nothing did, "unknown" if nothing was measured."""
-        return self.diagnosis.cause if self.about.measured or self.softmax or self.spoiled else "unknown"
+        return self.diagnosis.cause if self.about.measured or self.softmax or self.diagnosis.main else "unknown"
 
     @property
     def spoiled(self) -> bool:
-        """Whether something spoiled the run."""
-        return self.diagnosis.main is not None
+        """Whether something spoiled the run, and the guard did not keep it from that."""
+        return self.diagnosis.main is not None and not self.kept
+
+    @property
+    def kept(self) -> bool:
+        """Whether something would have, but every step was kept to the target."""
+        main = self.diagnosis.main
+        steps = main is not None and main.cause not in (COLLAPSE, WEIGHTS)  # which are not a matter of long steps
+        return steps and self.done is not None and self.done.kept_to(self.about.target)
 
 
 def post_mortem(run: Run) -> PostMortem:

@@ -17,7 +17,12 @@ _OFTEN = 0.05
 
 def verdict(diagnosis: Diagnosis, about: About, done: Done | None, softmax: Softmax | None, track: Track) -> str:
     """What happened, in a sentence or three."""
-    return _spoiled(diagnosis.main, track) if diagnosis.main else _healthy(diagnosis, about, done, softmax)
+    if not diagnosis.main:
+        return _healthy(diagnosis, about, done, softmax)
+    said = _spoiled(diagnosis.main, track)
+    if done and done.made and done.kept_to(about.target):
+        said += f" The guard shortened {_steps(done.shortened + done.withheld)}; none was made beyond the target."
+    return said
 
 
 def _spoiled(main: Finding, track: Track) -> str:

@@ -41,6 +41,7 @@ def as_dict(post: PostMortem) -> dict[str, Any]:
         "name": post.about.name,
         "cause": post.cause,
         "spoiled": post.spoiled,
+        "kept": post.kept,
         "verdict": post.verdict,
         **{key: getattr(main, key, None) for key in ("step", "began", "worst", "r", "last", "beyond")},
         "time": post.time,

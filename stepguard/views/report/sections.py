@@ -42,7 +42,7 @@ def summary(posts: Sequence[PostMortem]) -> Section:
         rows.append(
             (
                 post.about.name,
-                post.cause,
+                f"{post.cause}, kept" if post.kept else post.cause,
                 f"{main.step:,}" if main else "",
                 number(done.asked.r) if done and done.asked else "",
                 f"{post.about.target:g}" if math.isfinite(post.about.target) else "",
