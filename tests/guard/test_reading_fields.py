@@ -371,3 +371,28 @@ def test_collapse_in_half_precision_is_seen_without_a_monitor(name, screen):
         F.cross_entropy(model(x), y).backward()  # which autocast takes in float32
         optimizer.step()
     assert guard.last.r >= 0 and guard.last.collapse is None
+
+
+def test_labels_may_be_bytes(batch):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with stepguard.attach(model, optimizer, strict=True) as guard:
+        loss = F.cross_entropy(model(batch[0]), batch[1].byte())
+        loss.backward()
+        optimizer.step()
+    assert guard.last.loss == pytest.approx(loss.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("what", ["stepguard.guard.guard.input_sizes", "stepguard.probe.softmax.Softmax.losses"])
+def test_what_is_only_told_may_fail_and_the_step_is_measured(what, batch, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(what, fails)
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with stepguard.attach(model, optimizer, strict=True) as guard:
+        prepared(model, optimizer, *batch)
+        optimizer.step()
+    assert guard.last.r > 0 and guard.last.estimator == "forward"
+    assert guard.last.inputs is None or guard.last.loss is None
