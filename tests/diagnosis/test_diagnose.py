@@ -7,13 +7,16 @@ from stepguard.diagnosis import diagnose
 from stepguard.records import read_runs
 
 SEEDS = {"observe": 0, "clamp": 1}
+AGAIN = [pytest.param(action, marks=pytest.mark.slow) for action in SEEDS]
+"""The other action; by default each run has its own."""
 
 
 @pytest.mark.filterwarnings("ignore:stepguard. step .* softmax collapse is near")  # as it is, in many of them
-@pytest.mark.parametrize("action", SEEDS)
+@pytest.mark.parametrize("action", [None, *AGAIN])
 @pytest.mark.parametrize("name", SPOILED)
 def test_step_and_cause_are_found(name, action, tmp_path):
     spoiled = SPOILED[name]
+    action = action or spoiled.action
     train(tmp_path, SEEDS[action], spoiled, action)
     (run,) = read_runs(tmp_path)
     found = diagnose(run)
