@@ -178,6 +178,7 @@ class Case:
         return sum(f.share for f in self.factors if f.name in names and math.isfinite(f.share))
 
     def around(self, place: int) -> Places:
+        """A place and its neighbours, up to the step."""
         return np.arange(max(0, place - 2), min(place + 3, self.at))
 
     def _log_grown(self, column: str, places: Places) -> tuple[float, float, float]:

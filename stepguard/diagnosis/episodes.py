@@ -30,9 +30,10 @@ class Episode(NamedTuple):
 
 def _surges(r: Numbers, target: Numbers, place: int) -> bool:
     """Whether r is suddenly far above what it was, near its target or beyond it though that may have been."""
+    if r[place] < _LEAP * r[place - 1]:  # nearly all of them
+        return False
     level = _SURGE * max(float(np.median(r[max(0, place - _BEFORE) : place])), float(target[place]))
-    leaps = r[place] >= _LEAP * r[place - 1]
-    return bool(leaps and r[place] >= level and r[max(0, place - APART) : place].max() < level)
+    return bool(r[place] >= level and r[max(0, place - APART) : place].max() < level)
 
 
 def episodes_of(track: Track) -> list[Episode]:

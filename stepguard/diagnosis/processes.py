@@ -39,7 +39,8 @@ def resumed_at(run: Run) -> tuple[int, ...]:
 
 def changed_settings(run: Run) -> tuple[Setting, ...]:
     """Settings of the optimizer that became others, on the way or from one process to the next, in order."""
-    return tuple(sorted([*_on_the_way(run), *_between_processes(run)]))
+    told = list(_on_the_way(run))
+    return tuple(sorted([*told, *_between_processes(run, told)]))
 
 
 def _on_the_way(run: Run) -> Iterator[Setting]:
@@ -49,10 +50,11 @@ def _on_the_way(run: Run) -> Iterator[Setting]:
             yield Setting(event.step, str(name), float(before), float(now))
 
 
-def _between_processes(run: Run) -> Iterator[Setting]:
+def _between_processes(run: Run, told: list[Setting]) -> Iterator[Setting]:
     groups = [start["groups"][0] if start.get("groups") else {} for start in guard_starts(run)]
     for step, before, now in zip(resumed_at(run), groups, groups[1:], strict=False):
         old, new = dict(_numbers(before)), dict(_numbers(now))
+        old |= {setting.name: setting.now for setting in told if setting.step < step and setting.name in old}
         for name in old.keys() & new.keys():
             if old[name] != new[name]:
                 yield Setting(step, name, old[name], new[name])

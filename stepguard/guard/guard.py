@@ -378,10 +378,10 @@ class Guard:
             tau_before=asked.before[1] if asked.before else None,
             lrs=[None if rate is None else float(rate) for rate in rates] if len(rates) > 1 else None,
         )
-        for changed in self._hyperparameters.changed():
-            self._reporter.changed(self.step, changed.message, changed._asdict())
         held = self._calm.held if self._calm.says_so else 0
         self._reporter.reading(self.last, held, self._crossing(r, lr) if estimator != "prediction" else None)
+        for changed in self._hyperparameters.changed():
+            self._reporter.changed(self.step, changed.message, changed._asdict())
 
     def _crossing(self, r: float, lr: float) -> int | None:
         try:

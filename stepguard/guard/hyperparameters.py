@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from torch.optim import Optimizer
 
-_NOT_TOLD = {"params", "lr", "initial_lr", "max_lr", "min_lr", "name", "step"}
+_TOLD = {"momentum", "betas", "beta", "alpha", "rho", "eps", "weight_decay", "dampening"}
+"""Settings that people set. Optimizers keep numbers of their own in their groups as well, and count in them."""
 _MUCH = 1.5
 """Times as large a setting must be to be told of; schedules move some of them a little at every step."""
 
@@ -56,7 +58,7 @@ class Hyperparameters:
     def _now(self) -> Iterator[tuple[tuple[int, str], float]]:
         for i, group in enumerate(self._optimizer.param_groups):
             for name, value in group.items():
-                if name not in _NOT_TOLD:
+                if name in _TOLD:
                     yield from (((i, key), number) for key, number in _numbers(name, value))
 
 
@@ -64,12 +66,12 @@ def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         yield name, float(value)
     elif isinstance(value, (tuple, list)) and all(isinstance(item, float) for item in value):
-        names = ["beta1", "beta2", "beta3"] if name == "betas" else [f"{name}[{i}]" for i in range(len(value))]
+        names = ("beta1", "beta2", "beta3") if name == "betas" else (f"{name}1", f"{name}2")
         yield from zip(names, value, strict=False)
 
 
 def _differs(before: float, now: float) -> bool:
-    if before == now:
+    if before == now or math.isnan(now):
         return False
     # What is forgotten of a moment at each step counts, not what is kept.
     return _by_far(before, now) or (0 < before < 1 and 0 < now < 1 and _by_far(1 - before, 1 - now))

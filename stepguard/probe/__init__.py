@@ -1,7 +1,7 @@
 """Look at a live model without touching it: how its loss comes to its logits, the batch again, the slopes."""
 
 from stepguard.probe.explain import Explanation
-from stepguard.probe.inputs import InputSizes, input_sizes
+from stepguard.probe.inputs import input_sizes
 from stepguard.probe.mode_stack import no_modes
 from stepguard.probe.outline import now
 from stepguard.probe.probe import NoSoftmaxError, Probe, Screen
@@ -14,7 +14,6 @@ from stepguard.probe.watch import NOTHING_SEEN, SeenStep
 __all__ = [
     "NOTHING_SEEN",
     "Explanation",
-    "InputSizes",
     "Look",
     "Manner",
     "NoSoftmaxError",

@@ -6,6 +6,7 @@ import pytest
 from by_hand import at_step, growing, run_of, times
 
 from stepguard.diagnosis import diagnose
+from stepguard.diagnosis.processes import Setting, changed_settings
 from stepguard.records import CollapseReading, Event
 
 AT = 60
@@ -168,6 +169,15 @@ def test_a_new_process_and_a_changed_setting_are_told():
     data = {"group": 0, "name": "momentum", "before": 0.9, "now": 0.99}
     run.events.append(Event(AT - 3, "changed", "step 57: momentum ...", data=data))
     assert diagnose(run).cause == "momentum build-up"
+
+
+def test_a_setting_that_was_changed_on_the_way_is_not_told_again_when_the_run_goes_on():
+    run = run_of()
+    run.starts[0] = {**run.starts[0], "groups": [{"lr": 0.1, "momentum": 0.9, "eps": 1e-8}]}
+    run.starts.append({**run.starts[0], "time": 79.5, "groups": [{"lr": 0.1, "momentum": 0.99, "eps": 1e-4}]})
+    data = {"group": 0, "name": "momentum", "before": 0.9, "now": 0.99}
+    run.events.append(Event(30, "changed", "step 30: momentum ...", data=data))
+    assert changed_settings(run) == (Setting(30, "momentum", 0.9, 0.99), Setting(80, "eps", 1e-8, 1e-4))
 
 
 def test_a_burst_of_loss_within_the_target_is_told():

@@ -396,3 +396,16 @@ def test_what_is_only_told_may_fail_and_the_step_is_measured(what, batch, monkey
         optimizer.step()
     assert guard.last.r > 0 and guard.last.estimator == "forward"
     assert guard.last.inputs is None or guard.last.loss is None
+
+
+def test_what_an_optimizer_counts_in_its_groups_is_no_setting(batch):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    optimizer.param_groups[0].update(k=0, d=1e-6, weight_sum=0.0)  # as schedule-free and Prodigy do
+    memory = stepguard.records.Memory()
+    with stepguard.attach(model, optimizer, cadence="every", strict=True, recorders=[memory]):
+        for step in range(4):
+            optimizer.param_groups[0].update(k=step, d=10.0 ** (step - 6), weight_sum=float(step))
+            prepared(model, optimizer, *batch)
+            optimizer.step()
+    assert len(memory.readings) == 4 and not [event for event in memory.events if event.kind == "changed"]

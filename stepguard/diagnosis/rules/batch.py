@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,17 @@ _MORE_LOSS = 2.0
 """Times as much loss as any batch before had."""
 _ALONE = 0.6
 """Share of the whole loss that one sample has where the batch is spoiled by it."""
+
+
+class _Apart(NamedTuple):
+    """How many times as large as its middle the largest of a batch is; at least 1 is usual."""
+
+    now: float
+    usual: float
+
+    @property
+    def times(self) -> float:
+        return self.now / self.usual
 
 
 def large_input(case: Case) -> Found | None:
@@ -101,7 +113,7 @@ def wrong_labels(case: Case) -> Found | None:
             "before"
         )
     if not math.isnan(case.now("input_norm")):
-        said.append("the inputs are as large as ever, so it is the labels that differ")
+        said.append("the inputs are as large as ever: the labels differ, or what the inputs show does")
     return Found(LABEL_NOISE, min(s for s in (loss, gradient) if s is not None), tuple(said))
 
 
@@ -110,13 +122,6 @@ def _of_slopes(case: Case, slopes: _Apart) -> str:
         f"one sample has r = {number(case.now('r'))}, half of the batch no more than {number(case.now('r_median'))}: "
         f"{times(slopes.now)} as much, where {times(slopes.usual)} is usual"
     )
-
-
-class _Apart:
-    """How far the largest of a batch is from its middle."""
-
-    def __init__(self, now: float, usual: float):
-        self.now, self.usual, self.times = now, usual, now / usual if usual else math.nan
 
 
 def _apart(case: Case, largest: str, middle: str) -> _Apart:

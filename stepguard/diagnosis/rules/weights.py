@@ -28,9 +28,9 @@ def changed_from_outside(case: Case) -> Found | None:
     earlier, later = pair
     before, now = float(case.track.weights[earlier]), float(case.track.weights[place])
     began, seen = int(case.track.step[earlier]) + 1, int(case.track.step[later])
-    when = f"at step {seen}" if began == seen else f"between steps {began} and {seen}"
+    when = f"from step {seen} on" if began == seen else f"from some step between {began} and {seen} on"
     said = (
-        f"from {when} on the norm of the weights went from {number(before)} to {number(now)}, {times(now / before)} as "
+        f"{when} the norm of the weights went from {number(before)} to {number(now)}, {times(now / before)} as "
         "large, further than all steps of the optimizer together: something else changes them"
     )
     return Found(WEIGHTS, began, (said,))
